@@ -17,6 +17,23 @@ Error no_recorder() {
       "--expert-distribution-recorder-mode stat, per_pass or per_token");
 }
 
+// A sequence that comes from elsewhere continues where its state ends.
+Status check_arrived(const Request& request, const ModelConfig& config) {
+  const SequenceState& state = *request.state;
+  const auto num_tokens = static_cast<int64_t>(request.prompt.size() + request.generated.size());
+  bool fits = !request.generated.empty() && state.num_tokens == num_tokens - 1 &&
+              num_tokens <= config.max_position_embeddings &&
+              static_cast<int>(state.layers.size()) == config.num_hidden_layers;
+  for (const LayerState& layer : state.layers) fits = fits && layer.num_tokens == num_tokens - 1;
+  for (int32_t token : request.generated) {
+    fits = fits && token >= 0 && token < config.vocab_size;
+  }
+  if (fits) return ok_status();
+  return invalid_argument("the state handed over holds " + std::to_string(state.num_tokens) +
+                          " tokens, expected those of a sequence of " + std::to_string(num_tokens) +
+                          " but the last, in all layers");
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Engine>> Engine::create(const EngineOptions& options) {
@@ -58,7 +75,7 @@ Status Engine::check(const Request& request) const {
                               ", but the vocabulary has " + std::to_string(config().vocab_size));
     }
   }
-  return ok_status();
+  return request.state ? check_arrived(request, config()) : ok_status();
 }
 
 Status Engine::submit(Request request) {

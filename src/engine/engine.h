@@ -24,11 +24,13 @@ class Engine {
   const EngineSetup& setup() const { return setup_; }
   const Scheduler& scheduler() const { return scheduler_; }
 
-  // Refuses a prompt that is empty, too long, or holds ids outside the vocabulary. check alone may be
-  // called from any thread.
+  // Refuses a prompt that is empty, too long, or holds ids outside the vocabulary. check alone may
+  // be called from any thread.
   Status check(const Request& request) const;
   Status submit(Request request);
   void cancel(int64_t request_id) { scheduler_.cancel(request_id); }
+  // Where the layers of requests with `hand_over` go. To be set between steps.
+  void set_layer_sink(const LayerSink& sink) { team_.set_layer_sink(sink); }
   bool idle() const { return scheduler_.idle(); }
 
   // Runs one step and appends the news of its requests. The plan and the result stay readable until

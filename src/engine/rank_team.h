@@ -25,6 +25,11 @@ class RankTeam {
 
   int num_ranks() const { return group_.num_ranks(); }
 
+  // Between steps only.
+  void set_layer_sink(const LayerSink& sink) {
+    for (const auto& worker : workers_) worker->set_layer_sink(sink);
+  }
+
   // One step on all ranks. An error ends the team: every later call returns it again.
   Status run(const StepPlan& plan, StepResult& result);
 

@@ -52,6 +52,9 @@ Status RankWorker::run(const RankPlan& plan,
 
 Status RankWorker::open_segments(const RankPlan& plan) {
   for (int64_t id : plan.closed) sequences_.erase(id);
+  for (const ArrivedSequence& sequence : plan.arrived) {
+    sequences_.insert_or_assign(sequence.sequence_id, std::move(*sequence.state));
+  }
   segments_.clear();
   for (const SegmentPlan& segment : plan.segments) {
     const auto [sequence, is_new] = sequences_.try_emplace(segment.sequence_id);
@@ -89,6 +92,15 @@ void RankWorker::begin_recording(const RankPlan& plan) {
       {.input_ids = input_ids_, .positions = positions_, .extend_seq_lens = prompt_lens_});
 }
 
+void RankWorker::hand_over_layer(int layer_idx, const RankPlan& plan) {
+  for (size_t i = 0; i < plan.segments.size(); ++i) {
+    if (!plan.segments[i].hand_over || !layer_sink_) continue;
+    std::vector<std::byte> record;
+    serialize_layer(weights_.config, *segments_[i].state, layer_idx, record);
+    layer_sink_(plan.segments[i].sequence_id, layer_idx, std::move(record));
+  }
+}
+
 Status RankWorker::run_layer(int layer_idx,
                              const RankPlan& plan,
                              StepMode mode,
@@ -96,6 +108,7 @@ Status RankWorker::run_layer(int layer_idx,
   Stopwatch watch;
   forward_.attention(layer_idx);
   watch.lap(seconds_.attention);
+  hand_over_layer(layer_idx, plan);
   const GateResult gate = forward_.gate(layer_idx);
   const int32_t* ids = gate.topk_ids;
   if (recorder_) {

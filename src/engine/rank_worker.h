@@ -1,6 +1,8 @@
 // One rank's part of a step: its sequences through every layer, its experts for everybody.
 #pragma once
 
+#include <cstddef>
+#include <functional>
 #include <memory>
 #include <unordered_map>
 #include <vector>
@@ -11,6 +13,11 @@
 #include "record/recorder.h"
 
 namespace plimsoll {
+
+// Takes a layer's record (see model/sequence_state.h) of a sequence to hand over, on a rank's
+// thread and before the step's later layers are computed. Must return soon.
+using LayerSink =
+    std::function<void(int64_t sequence_id, int layer_idx, std::vector<std::byte> record)>;
 
 class RankWorker {
  public:
@@ -25,9 +32,12 @@ class RankWorker {
   // null.
   Status run(const RankPlan& plan, StepMode mode, RankResult& result, StepBalance* balance);
 
+  void set_layer_sink(LayerSink sink) { layer_sink_ = std::move(sink); }
+
  private:
   Status open_segments(const RankPlan& plan);
   void begin_recording(const RankPlan& plan);
+  void hand_over_layer(int layer_idx, const RankPlan& plan);
   Status run_layer(int layer_idx, const RankPlan& plan, StepMode mode, RankResult& result);
   void compute_expert(int layer_idx, int logical_expert, std::span<const ExpertRow> rows);
   void list_wanted_rows(const RankPlan& plan);
@@ -41,6 +51,7 @@ class RankWorker {
   RankRecorder* recorder_;
   MoeRank moe_;
   RankForward forward_;
+  LayerSink layer_sink_;
   std::unordered_map<int64_t, SequenceState> sequences_;
   std::vector<Segment> segments_;
   std::vector<float> moe_out_;

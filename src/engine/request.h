@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "engine/sampling.h"
@@ -21,6 +22,13 @@ struct Request {
   bool score_prompt = false;       // return the negative log-likelihood of prompt tokens 1..n-1
   bool return_expert_ids = false;  // of the prompt's tokens
   std::vector<int64_t> logits_positions;  // ascending prompt positions whose logits to return whole
+
+  // Give every layer's state to the engine's layer sink once the prompt is computed.
+  bool hand_over = false;
+  // Of a sequence that another engine has begun: its tokens after the prompt, and the state after
+  // all of them but the last. Null: begin with the prompt.
+  std::vector<int32_t> generated;
+  std::shared_ptr<SequenceState> state;
 };
 
 enum class FinishReason { kNone, kStop, kLength, kCancelled };

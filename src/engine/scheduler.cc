@@ -4,7 +4,18 @@
 
 namespace plimsoll {
 
-Scheduler::Scheduler(const SchedulerLimits& limits) : limits_(limits), closed_(limits.num_ranks) {}
+FinishReason finish_after(const Request& request,
+                          const SchedulerLimits& limits,
+                          int64_t num_generated,
+                          int32_t token) {
+  if (token == limits.eos_token && !request.ignore_eos) return FinishReason::kStop;
+  const int64_t num_tokens = static_cast<int64_t>(request.prompt.size()) + num_generated;
+  const bool full = num_generated >= request.max_tokens || num_tokens >= limits.max_sequence_tokens;
+  return full ? FinishReason::kLength : FinishReason::kNone;
+}
+
+Scheduler::Scheduler(const SchedulerLimits& limits)
+    : limits_(limits), closed_(limits.num_ranks), arrived_(limits.num_ranks) {}
 
 void Scheduler::add(Request request) {
   waiting_.push_back(std::move(request));
@@ -44,7 +55,14 @@ void Scheduler::admit() {
     if (best < 0) return;
     Sequence sequence{.request = std::move(waiting_.front()), .rank = best};
     waiting_.pop_front();
-    sequence.tokens = sequence.request.prompt;
+    Request& request = sequence.request;
+    sequence.tokens = request.prompt;
+    if (request.state) {
+      sequence.tokens.insert(sequence.tokens.end(), request.generated.begin(),
+                             request.generated.end());
+      sequence.num_computed = request.state->num_tokens;
+      arrived_[best].push_back({request.id, std::move(request.state)});
+    }
     count(sequence);
     running_.push_back(std::move(sequence));
   }
@@ -58,6 +76,7 @@ StepPlan Scheduler::plan() {
   for (int r = 0; r < limits_.num_ranks; ++r) {
     RankPlan& rank = plan.ranks[r];
     std::swap(rank.closed, closed_[r]);
+    std::swap(rank.arrived, arrived_[r]);
     for (const Sequence& sequence : running_) {
       if (sequence.rank == r && !sequence.prefilling()) {
         rank.segments.push_back(next_segment(sequence, 1));
@@ -108,6 +127,7 @@ SegmentPlan Scheduler::next_segment(const Sequence& sequence, int64_t num_tokens
     segment.targets.assign(at + first + 1, at + std::min(end + 1, sequence.num_prompt()));
   }
   segment.return_expert_ids = request.return_expert_ids;
+  segment.hand_over = request.hand_over && end == sequence.num_prompt();
   return segment;
 }
 
@@ -140,12 +160,9 @@ FinishReason Scheduler::advance(Sequence& sequence, RequestUpdate& update) const
   if (sequence.prefilling()) return FinishReason::kNone;
   if (!update.has_token) return FinishReason::kLength;  // only the prompt was asked for
   const int32_t token = update.result.next.token;
-  if (token == limits_.eos_token && !request.ignore_eos) return FinishReason::kStop;
   sequence.tokens.push_back(token);
-  const auto num_tokens = static_cast<int64_t>(sequence.tokens.size());
-  const bool full = num_tokens - sequence.num_prompt() >= request.max_tokens ||
-                    num_tokens >= limits_.max_sequence_tokens;
-  return full ? FinishReason::kLength : FinishReason::kNone;
+  const auto num_generated = static_cast<int64_t>(sequence.tokens.size()) - sequence.num_prompt();
+  return finish_after(request, limits_, num_generated, token);
 }
 
 }  // namespace plimsoll

@@ -25,6 +25,12 @@ struct SchedulerLimits {
   int32_t eos_token = -1;
 };
 
+// How the request ends if `token` is the num_generated-th token of its answer.
+FinishReason finish_after(const Request& request,
+                          const SchedulerLimits& limits,
+                          int64_t num_generated,
+                          int32_t token);
+
 class Scheduler {
  public:
   explicit Scheduler(const SchedulerLimits& limits);
@@ -63,6 +69,7 @@ class Scheduler {
   std::deque<Request> waiting_;               // in order of arrival
   std::vector<Sequence> running_;             // in order of admission
   std::vector<std::vector<int64_t>> closed_;  // [rank]: to tell the ranks with the next plan
+  std::vector<std::vector<ArrivedSequence>> arrived_;  // [rank]: the same
 };
 
 }  // namespace plimsoll

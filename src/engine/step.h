@@ -3,10 +3,12 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "engine/sampling.h"
 #include "ep/moe_rank.h"
+#include "model/sequence_state.h"
 
 namespace plimsoll {
 
@@ -28,6 +30,7 @@ struct SegmentPlan {
   // Targets[i] follows tokens[i]: return its negative log-likelihood. Empty, or as long as tokens.
   std::vector<int32_t> targets;
   bool return_expert_ids = false;
+  bool hand_over = false;  // give each layer's record to the sink as soon as it is complete
 };
 
 struct SegmentResult {
@@ -38,9 +41,16 @@ struct SegmentResult {
   std::vector<int32_t> expert_ids;  // [layers, tokens, top_k], logical, in the gate's order
 };
 
+// A sequence that another engine has begun. The rank takes the state out.
+struct ArrivedSequence {
+  int64_t sequence_id = 0;
+  std::shared_ptr<SequenceState> state;
+};
+
 struct RankPlan {
   std::vector<SegmentPlan> segments;
-  std::vector<int64_t> closed;  // sequences whose state to drop before the step
+  std::vector<int64_t> closed;           // sequences whose state to drop before the step
+  std::vector<ArrivedSequence> arrived;  // sequences to take over before the step
 };
 
 struct StepPlan {
