@@ -125,7 +125,7 @@ GateWeights load_gate(Loader& load, const ModelConfig& config, bool hash_layer) 
   return gate;
 }
 
-ExpertWeights load_expert(Loader& load, const ModelConfig& config, const std::string& name) {
+ExpertWeights read_expert(Loader& load, const ModelConfig& config, const std::string& name) {
   const int dim = config.hidden_size;
   const int hidden = config.moe_intermediate_size;
   ExpertWeights expert;
@@ -136,36 +136,61 @@ ExpertWeights load_expert(Loader& load, const ModelConfig& config, const std::st
   return expert;
 }
 
-LayerWeights load_layer(Loader& load, const ModelConfig& config, int layer_idx) {
-  load.set_prefix("layers." + std::to_string(layer_idx) + ".");
+std::string layer_prefix(int layer_idx) {
+  return "layers." + std::to_string(layer_idx) + ".";
+}
+
+std::string expert_name(int expert) {
+  return "ffn.experts." + std::to_string(expert);
+}
+
+LayerWeights load_layer(Loader& load,
+                        const ModelConfig& config,
+                        int layer_idx,
+                        const ExpertFilter& wanted) {
+  load.set_prefix(layer_prefix(layer_idx));
   LayerWeights layer;
   layer.attention_mix = load_mix(load, config, "hc_attn");
   layer.attention = load_attention(load, config, layer_shape(config, layer_idx));
   layer.moe_mix = load_mix(load, config, "hc_ffn");
   layer.moe_norm = load.floats("ffn_norm.weight", {config.hidden_size});
   layer.gate = load_gate(load, config, config.is_hash_layer(layer_idx));
-  for (int e = 0; e < config.n_routed_experts && !load.error(); ++e) {
-    layer.experts.push_back(load_expert(load, config, "ffn.experts." + std::to_string(e)));
+  layer.experts.resize(config.n_routed_experts);
+  for (int e = 0; e < config.n_routed_experts; ++e) {
+    if (wanted(layer_idx, e)) layer.experts[e] = read_expert(load, config, expert_name(e));
   }
-  layer.shared_expert = load_expert(load, config, "ffn.shared_experts");
+  layer.shared_expert = read_expert(load, config, "ffn.shared_experts");
   return layer;
 }
 
 }  // namespace
 
-Result<ModelWeights> load_weights(const Checkpoint& checkpoint, const ModelConfig& config) {
+Result<ModelWeights> load_weights(const Checkpoint& checkpoint,
+                                  const ModelConfig& config,
+                                  const ExpertFilter& wanted) {
   ModelWeights weights;
   weights.config = config;
   Loader load(checkpoint);
   const auto embedding = load.floats("embed.weight", {config.vocab_size, config.hidden_size});
   if (!load.error()) weights.embedding = make_row_table(embedding, config.hidden_size);
   for (int l = 0; l < config.num_hidden_layers && !load.error(); ++l) {
-    weights.layers.push_back(load_layer(load, config, l));
+    weights.layers.push_back(load_layer(load, config, l, wanted));
   }
   load.set_prefix("");
   weights.head_mix = load_mix(load, config, "hc_head");
   weights.norm = load.floats("norm.weight", {config.hidden_size});
   weights.head = load.matrix("head.weight", config.vocab_size, config.hidden_size);
+  if (load.error()) return *load.error();
+  return weights;
+}
+
+Result<ExpertWeights> load_expert(const Checkpoint& checkpoint,
+                                  const ModelConfig& config,
+                                  int layer_idx,
+                                  int expert) {
+  Loader load(checkpoint);
+  load.set_prefix(layer_prefix(layer_idx));
+  ExpertWeights weights = read_expert(load, config, expert_name(expert));
   if (load.error()) return *load.error();
   return weights;
 }

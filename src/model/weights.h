@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "model/config.h"
@@ -56,7 +57,7 @@ struct LayerWeights {
   AttentionWeights attention;
   std::vector<float> moe_norm;  // ffn_norm [D]
   GateWeights gate;
-  std::vector<ExpertWeights> experts;  // [E], by logical id
+  std::vector<ExpertWeights> experts;  // [E], by logical id; empty ones are not held here
   ExpertWeights shared_expert;
 };
 
@@ -69,6 +70,25 @@ struct ModelWeights {
   PackedMatrix head;  // [vocab, D]
 };
 
-Result<ModelWeights> load_weights(const Checkpoint& checkpoint, const ModelConfig& config);
+inline bool is_held(const ExpertWeights& expert) {
+  return expert.down.num_outputs != 0;
+}
+
+// Which routed experts a process needs.
+using ExpertFilter = std::function<bool(int layer_idx, int expert)>;
+inline bool every_expert(int, int) {
+  return true;
+}
+
+// Everything but the routed experts that `wanted` leaves out; shared experts are always loaded.
+Result<ModelWeights> load_weights(const Checkpoint& checkpoint,
+                                  const ModelConfig& config,
+                                  const ExpertFilter& wanted = every_expert);
+
+// One routed expert: what load_weights would have put into its place. May be called on any thread.
+Result<ExpertWeights> load_expert(const Checkpoint& checkpoint,
+                                  const ModelConfig& config,
+                                  int layer_idx,
+                                  int expert);
 
 }  // namespace plimsoll
