@@ -84,7 +84,17 @@ Status Engine::submit(Request request) {
   return ok_status();
 }
 
+Status Engine::switch_layer(int layer_idx, std::span<const int32_t> slots) {
+  Result<LayerLayout> next =
+      make_layer_layout(setup_.layout.placement, layer_idx, slots, setup_.moe.route);
+  if (!next.ok()) return next.error();
+  pending_.push_back(std::move(*next));
+  return ok_status();
+}
+
 Status Engine::step(std::vector<RequestUpdate>& updates) {
+  for (LayerLayout& next : pending_) plimsoll::switch_layer(setup_.layout, next);
+  pending_.clear();
   plan_ = scheduler_.plan();
   if (Status status = team_.run(plan_, result_); !status.ok()) return status;
   if (recorder_) end_recorded_pass();

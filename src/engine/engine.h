@@ -39,6 +39,12 @@ class Engine {
   const StepPlan& last_plan() const { return plan_; }
   const StepResult& last_result() const { return result_; }
 
+  // Puts another placement of one layer in force before the next step, on all ranks at once.
+  // `slots` [num_physical_experts] names the logical expert of each slot; it must have one for
+  // every expert. No answer changes by it.
+  Status switch_layer(int layer_idx, std::span<const int32_t> slots);
+  const Placement& placement() const { return setup_.layout.placement; }  // in force
+
   // Fail where no --expert-distribution-recorder-mode was chosen. A dump returns the paths of the
   // files it wrote into `folder` and starts over, as SGLang's does.
   Status start_recording();
@@ -55,6 +61,7 @@ class Engine {
   std::optional<Recorder> recorder_;
   RankTeam team_;
   Scheduler scheduler_;
+  std::vector<LayerLayout> pending_;  // to be switched before the next step
   StepPlan plan_;
   StepResult result_;
   std::string eplb_algorithm_;

@@ -1,8 +1,9 @@
 // The answer to a prompt has the same bits at any EP size, placement, redundancy, dispatch mode,
-// Waterfill setting, chunking and batch mix.
+// Waterfill setting, chunking and batch mix, and while placements change between steps.
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <map>
 #include <string>
 
@@ -26,24 +27,42 @@ T pick(uint64_t& random, std::initializer_list<T> choices) {
   return *(choices.begin() + splitmix(random) % choices.size());
 }
 
-// A placement with every expert somewhere and the redundant slots anywhere, as inline JSON.
+// A layer's slots with every expert somewhere and the redundant ones anywhere.
+std::vector<int32_t> random_slots(int num_experts, int num_physical, uint64_t& random) {
+  std::vector<int32_t> slots(num_physical);
+  for (int p = 0; p < num_physical; ++p) {
+    const auto e = static_cast<uint64_t>(p);
+    slots[p] = static_cast<int32_t>((p < num_experts ? e : splitmix(random)) % num_experts);
+  }
+  for (int p = num_physical - 1; p > 0; --p) {
+    std::swap(slots[p], slots[splitmix(random) % (p + 1)]);
+  }
+  return slots;
+}
+
+// A placement of such layers, as inline JSON.
 std::string random_placement(const ModelConfig& config, int num_physical, uint64_t& random) {
   std::string json = "{\"physical_to_logical_map\":[";
   for (int l = 0; l < config.num_hidden_layers; ++l) {
-    std::vector<int> slots(num_physical);
-    for (int p = 0; p < num_physical; ++p) {
-      const auto e = static_cast<uint64_t>(p);
-      slots[p] = static_cast<int>((p < config.n_routed_experts ? e : splitmix(random)) %
-                                  config.n_routed_experts);
-    }
-    for (int p = num_physical - 1; p > 0; --p) {
-      std::swap(slots[p], slots[splitmix(random) % (p + 1)]);
-    }
     json += l ? ",[" : "[";
-    for (int p = 0; p < num_physical; ++p) json += (p ? "," : "") + std::to_string(slots[p]);
+    const char* comma = "";
+    for (const int32_t slot : random_slots(config.n_routed_experts, num_physical, random)) {
+      json += comma + std::to_string(slot);
+      comma = ",";
+    }
     json += "]";
   }
   return json + "]}";
+}
+
+// Another placement for every layer, in force from the next step on.
+void switch_all_layers(Engine& engine, uint64_t& random) {
+  const Placement& p = engine.placement();
+  for (int l = 0; l < p.num_layers; ++l) {
+    const auto slots = random_slots(p.num_logical_experts, p.num_physical_experts, random);
+    const Status status = engine.switch_layer(l, slots);
+    ASSERT_TRUE(status.ok()) << status.error().message;
+  }
 }
 
 struct Answer {
@@ -54,7 +73,8 @@ struct Answer {
 
 struct Trial {
   EngineOptions options;
-  bool together = true;  // all prompts at once, or one after the other
+  bool together = true;            // all prompts at once, or one after the other
+  bool switch_placements = false;  // before every step
   float temperature = 0;
 };
 
@@ -64,7 +84,8 @@ std::string describe(const Trial& trial) {
          std::to_string(o.ep_num_redundant_experts) + ", backend " + o.moe_a2a_backend + ", mode " +
          o.deepep_mode + ", dispatch " + o.ep_dispatch_algorithm + ", waterfill " +
          std::to_string(o.enable_waterfill) + ", chunk " + std::to_string(o.chunked_prefill_size) +
-         ", together " + std::to_string(trial.together) + ", location " +
+         ", together " + std::to_string(trial.together) + ", switching " +
+         std::to_string(trial.switch_placements) + ", location " +
          o.init_expert_location.substr(0, 60);
 }
 
@@ -75,8 +96,10 @@ std::map<int64_t, Answer> run(const Trial& trial, const std::vector<GoldenPrompt
   std::map<int64_t, Answer> answers;
   if (!engine.ok()) return answers;
   std::vector<RequestUpdate> updates;
+  uint64_t random = 5;
   const auto drain = [&] {
     while (!(*engine)->idle()) {
+      if (trial.switch_placements) switch_all_layers(**engine, random);
       const Status status = (*engine)->step(updates);
       ASSERT_TRUE(status.ok()) << status.error().message;
     }
@@ -104,7 +127,8 @@ std::map<int64_t, Answer> run(const Trial& trial, const std::vector<GoldenPrompt
 }
 
 Trial random_trial(const std::string& model_dir, const ModelConfig& config, uint64_t& random) {
-  Trial trial{.together = pick(random, {true, false}), .temperature = 0};
+  Trial trial{.together = pick(random, {true, false}),
+              .switch_placements = pick(random, {true, false})};
   EngineOptions& o = trial.options;
   o.model_dir = model_dir;
   o.pin_ranks = false;
@@ -167,6 +191,70 @@ TEST(Invariance, RanksThatDoNotDivideTheExpertsTakeRedundantOnes) {
   three.options.ep_size = 3;
   three.options.ep_num_redundant_experts = 8;
   EXPECT_TRUE(run(plain, *prompts) == run(three, *prompts));
+}
+
+// What a recording of `mode` counted, and its files, while or without placements changing.
+std::vector<Recording> record(const std::string& mode, bool switch_placements) {
+  const auto engine = Engine::create({.model_dir = kSource + "/testdata/tiny-v4",
+                                      .ep_size = 2,
+                                      .ep_num_redundant_experts = 2,
+                                      .enable_waterfill = true,
+                                      .expert_distribution_recorder_mode = mode,
+                                      .pin_ranks = false});
+  EXPECT_TRUE(engine.ok()) << engine.error().message;
+  EXPECT_TRUE((*engine)->start_recording().ok());
+  for (int64_t id = 0; id < 4; ++id) {
+    EXPECT_TRUE((*engine)->submit({.id = id, .prompt = {1, 2, 3, 4, 5}, .ignore_eos = true}).ok());
+  }
+  uint64_t random = 3;
+  std::vector<RequestUpdate> updates;
+  while (!(*engine)->idle()) {
+    if (switch_placements) switch_all_layers(**engine, random);
+    EXPECT_TRUE((*engine)->step(updates).ok());
+  }
+  const std::string folder = testing::TempDir() + "/switching_" + mode;
+  const auto paths = (*engine)->dump_recording(folder);
+  EXPECT_TRUE(paths.ok());
+  std::vector<Recording> recordings;
+  for (const std::string& path : *paths) {
+    recordings.push_back(*read_recording(path));
+    EXPECT_EQ(recordings.back().info->placement.physical_to_logical,
+              (*engine)->placement().physical_to_logical);
+  }
+  std::filesystem::remove_all(folder);
+  return recordings;
+}
+
+TEST(Recording, CountsLogicalExpertsWhilePlacementsChange) {
+  for (const std::string mode : {"stat", "per_pass", "per_token"}) {
+    const std::vector<Recording> still = record(mode, false);
+    const std::vector<Recording> switching = record(mode, true);
+    ASSERT_EQ(still.size(), switching.size());
+    EXPECT_NE(still.front().info->placement.physical_to_logical,
+              switching.front().info->placement.physical_to_logical);
+    for (size_t i = 0; i < still.size(); ++i) {
+      ASSERT_EQ(still[i].passes.size(), switching[i].passes.size());
+      ASSERT_GT(still[i].passes.size(), 10u);
+      for (size_t p = 0; p < still[i].passes.size(); ++p) {
+        EXPECT_EQ(still[i].passes[p].counts, switching[i].passes[p].counts);
+        EXPECT_EQ(still[i].passes[p].topk_ids, switching[i].passes[p].topk_ids);
+      }
+    }
+  }
+}
+
+TEST(Engine, RefusesToSwitchToWhatIsNoPlacement) {
+  const auto engine = Engine::create(
+      {.model_dir = kSource + "/testdata/tiny-v4", .ep_size = 2, .pin_ranks = false});
+  ASSERT_TRUE(engine.ok());
+  const std::vector<int32_t> before = (*engine)->placement().physical_to_logical;
+  std::vector<int32_t> slots((*engine)->placement().num_physical_experts, 0);
+  EXPECT_NE((*engine)->switch_layer(0, slots).error().message.find("no slot for expert 1"),
+            std::string::npos);
+  slots.pop_back();
+  EXPECT_FALSE((*engine)->switch_layer(0, slots).ok());
+  EXPECT_FALSE((*engine)->switch_layer(99, (*engine)->placement().layer(0)).ok());
+  EXPECT_EQ((*engine)->placement().physical_to_logical, before);
 }
 
 }  // namespace

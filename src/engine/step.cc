@@ -14,7 +14,9 @@ PhaseSeconds& PhaseSeconds::operator+=(const PhaseSeconds& more) {
   return *this;
 }
 
-void append_layer(StepBalance& balance, const RoutePlan& route) {
+void append_layer(StepBalance& balance,
+                  const RoutePlan& route,
+                  std::span<const int32_t> expert_counts) {
   const int num_ranks = route.num_ranks;
   const int slots_per_rank = route.num_slots / num_ranks;
   balance.num_ranks = num_ranks;
@@ -34,6 +36,8 @@ void append_layer(StepBalance& balance, const RoutePlan& route) {
     balance.home_load.push_back(std::accumulate(own.begin(), own.end(), routed));
   }
   balance.bound.push_back(route.lower_bound);
+  balance.expert_counts.insert(balance.expert_counts.end(), expert_counts.begin(),
+                               expert_counts.end());
 }
 
 }  // namespace plimsoll

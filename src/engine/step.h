@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "engine/sampling.h"
@@ -86,9 +87,12 @@ struct StepBalance {
   std::vector<int64_t> total_load;   // [layers, ranks], the shared expert included
   std::vector<int64_t> home_load;    // the same, had every shared expert run at home
   std::vector<int64_t> bound;        // [layers]: no routing of the batch has a smaller maximum load
+  std::vector<int32_t> expert_counts;  // [layers, logical experts]: tokens that chose the expert
 };
 
-void append_layer(StepBalance& balance, const RoutePlan& route);
+void append_layer(StepBalance& balance,
+                  const RoutePlan& route,
+                  std::span<const int32_t> expert_counts);
 
 struct StepResult {
   std::vector<RankResult> ranks;

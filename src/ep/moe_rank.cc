@@ -5,15 +5,6 @@
 #include "ep/stopwatch.h"
 
 namespace plimsoll {
-Result<MoeLayout> make_moe_layout(const Placement& placement, const RouteOptions& options) {
-  MoeLayout layout{.placement = placement};
-  for (int layer_idx = 0; layer_idx < placement.num_layers; ++layer_idx) {
-    Result<RouteTables> tables = make_route_tables(placement, layer_idx, options);
-    if (!tables.ok()) return tables.error();
-    layout.tables.push_back(std::move(*tables));
-  }
-  return layout;
-}
 
 MoeRank::MoeRank(Communicator& comm,
                  const MoeLayout& layout,

@@ -14,7 +14,7 @@
 #include "comm/communicator.h"
 #include "ep/exchange_low_latency.h"
 #include "ep/exchange_normal.h"
-#include "plimsoll/placement.h"
+#include "ep/moe_layout.h"
 #include "plimsoll/result.h"
 #include "plimsoll/route.h"
 
@@ -30,14 +30,6 @@ struct MoeOptions {
   int top_k = 0;
   RouteOptions route;
 };
-
-// Where the experts are, and what routing needs to know of it: made once, read by all ranks.
-struct MoeLayout {
-  Placement placement;
-  std::vector<RouteTables> tables;  // [layer]
-};
-
-Result<MoeLayout> make_moe_layout(const Placement& placement, const RouteOptions& options);
 
 // The logical id under which the shared expert is computed.
 inline constexpr int kSharedExpert = -1;
@@ -64,7 +56,7 @@ struct MoeSeconds {
 
 class MoeRank {
  public:
-  // `comm` and `layout` must outlive the rank.
+  // `comm` and `layout` must outlive the rank; the layout may change between runs (switch_layer).
   MoeRank(Communicator& comm,
           const MoeLayout& layout,
           const MoeOptions& options,
@@ -76,6 +68,8 @@ class MoeRank {
   // Of the last run: the whole group's routing, what this rank sent, and where its time went since
   // the last call of take_seconds().
   const RoutePlan& last_route() const { return route_; }
+  // [num_logical_experts]: tokens of all ranks that chose each expert.
+  std::span<const int32_t> last_expert_counts() const { return workspace_.expert_total; }
   const ExchangeTraffic& last_traffic() const { return traffic_; }
   MoeSeconds take_seconds() { return std::exchange(seconds_, {}); }
 

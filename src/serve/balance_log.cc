@@ -45,6 +45,7 @@ void add_step(const StepBalance& balance, std::vector<LayerSums>& layers) {
 void BalanceLog::add(const Engine& engine) {
   Step step{.low_latency = engine.last_plan().mode == StepMode::kLowLatency,
             .balance = engine.last_result().balance};
+  step.balance.expert_counts = {};  // nobody asks this log for them
   for (const RankPlan& rank : engine.last_plan().ranks) {
     for (const SegmentPlan& segment : rank.segments) {
       step.num_tokens += static_cast<int>(segment.tokens.size());
