@@ -78,6 +78,7 @@ Result<RunStats> run_requests(Engine& engine,
     if (Status stepped = engine.step(updates); !stepped) return stepped.error();
     const std::chrono::duration<double> elapsed = Clock::now() - start;
     add_step(engine, elapsed.count(), stats);
+    for (const std::string& line : engine.take_news()) talk(line);
     progress.show(stats.num_prefill_tokens + stats.num_sampled_tokens, num_tokens);
     for (RequestUpdate& update : updates) {
       num_live -= update.finish != FinishReason::kNone;

@@ -59,7 +59,13 @@ Engine::Engine(ModelWeights weights, EngineSetup setup, const EngineOptions& opt
             recorder_ ? &*recorder_ : nullptr,
             options.pin_ranks),
       scheduler_(setup_.limits),
-      eplb_algorithm_(options.eplb_algorithm) {}
+      eplb_algorithm_(options.eplb_algorithm) {
+  if (!setup_.rebalance) return;
+  rebalancer_.emplace(*setup_.rebalance, setup_.layout.placement, [this](LayerLayout& next) {
+    plimsoll::switch_layer(setup_.layout, next);  // all ranks share the experts
+    return ok_status();
+  });
+}
 
 Status Engine::check(const Request& request) const {
   const auto num_tokens = static_cast<int64_t>(request.prompt.size());
@@ -95,11 +101,22 @@ Status Engine::switch_layer(int layer_idx, std::span<const int32_t> slots) {
 Status Engine::step(std::vector<RequestUpdate>& updates) {
   for (LayerLayout& next : pending_) plimsoll::switch_layer(setup_.layout, next);
   pending_.clear();
+  if (rebalancer_) rebalancer_->before_step();
   plan_ = scheduler_.plan();
   if (Status status = team_.run(plan_, result_); !status.ok()) return status;
   if (recorder_) end_recorded_pass();
+  if (rebalancer_) rebalancer_->after_step(result_);
   scheduler_.apply(plan_, result_, updates);
   return ok_status();
+}
+
+Status Engine::start_rebalance() {
+  if (!rebalancer_) return invalid_argument("online EPLB is off; start with --enable-eplb");
+  return rebalancer_->start_turn();
+}
+
+std::vector<std::string> Engine::take_news() {
+  return rebalancer_ ? rebalancer_->take_news() : std::vector<std::string>{};
 }
 
 void Engine::end_recorded_pass() {

@@ -10,6 +10,7 @@
 
 #include "engine/options.h"
 #include "engine/rank_team.h"
+#include "engine/rebalancer.h"
 #include "engine/request.h"
 #include "engine/scheduler.h"
 
@@ -45,6 +46,13 @@ class Engine {
   Status switch_layer(int layer_idx, std::span<const int32_t> slots);
   const Placement& placement() const { return setup_.layout.placement; }  // in force
 
+  // Of --enable-eplb; null without it.
+  const Rebalancer* rebalancer() const { return rebalancer_ ? &*rebalancer_ : nullptr; }
+  // Plans a rebalance now. Fails without --enable-eplb, and while one is under way.
+  Status start_rebalance();
+  // What the operator should hear of since the last call, a line each.
+  std::vector<std::string> take_news();
+
   // Fail where no --expert-distribution-recorder-mode was chosen. A dump returns the paths of the
   // files it wrote into `folder` and starts over, as SGLang's does.
   Status start_recording();
@@ -61,6 +69,7 @@ class Engine {
   std::optional<Recorder> recorder_;
   RankTeam team_;
   Scheduler scheduler_;
+  std::optional<Rebalancer> rebalancer_;
   std::vector<LayerLayout> pending_;  // to be switched before the next step
   StepPlan plan_;
   StepResult result_;

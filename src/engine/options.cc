@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "engine/placement_source.h"
+#include "plimsoll/plan.h"
 
 namespace plimsoll {
 namespace {
@@ -91,6 +92,55 @@ Status check_numbers(const EngineOptions& options) {
   return ok_status();
 }
 
+Status check_rebalancing(const EngineOptions& options) {
+  const EngineOptions defaults;
+  if (!options.enable_eplb) {
+    const std::pair<const char*, bool> given[] = {
+        {"--eplb-rebalance-num-iterations",
+         options.eplb_rebalance_num_iterations != defaults.eplb_rebalance_num_iterations},
+        {"--eplb-rebalance-layers-per-chunk",
+         options.eplb_rebalance_layers_per_chunk != defaults.eplb_rebalance_layers_per_chunk},
+        {"--eplb-min-rebalancing-utilization-threshold",
+         options.eplb_min_rebalancing_utilization_threshold !=
+             defaults.eplb_min_rebalancing_utilization_threshold}};
+    for (const auto& [flag, is_given] : given) {
+      if (is_given) {
+        return invalid_argument(std::string(flag) +
+                                " does nothing without --enable-eplb; add that or drop the flag");
+      }
+    }
+    return ok_status();
+  }
+  if (options.ep_size < 2) {
+    return invalid_argument(
+        "--enable-eplb levels ranks, but --ep-size is 1; raise --ep-size or drop --enable-eplb");
+  }
+  if (options.eplb_rebalance_num_iterations < 1 || options.eplb_rebalance_layers_per_chunk < 1) {
+    return invalid_argument(
+        "--eplb-rebalance-num-iterations and --eplb-rebalance-layers-per-chunk must be at least 1");
+  }
+  const double threshold = options.eplb_min_rebalancing_utilization_threshold;
+  if (!(threshold > 0 && threshold <= 1)) {
+    return invalid_argument(
+        "--eplb-min-rebalancing-utilization-threshold is " + std::to_string(threshold) +
+        ", expected a part of 1 (mean load over the fullest rank's); 1 always rebalances");
+  }
+  return ok_status();
+}
+
+// What --eplb-algorithm would refuse while serving, it refuses of a layer of even load.
+Status check_planning(const RebalanceOptions& options, const Placement& placement) {
+  const LoadHistory even{1, 1, placement.num_logical_experts,
+                         std::vector<int64_t>(placement.num_logical_experts, 1)};
+  const Result<Plan> plan =
+      make_plan(even, {.algorithm = options.algorithm,
+                       .num_ranks = placement.num_ranks,
+                       .num_redundant_experts = placement.num_redundant_experts(),
+                       .num_nodes = options.num_nodes});
+  if (plan.ok()) return ok_status();
+  return invalid_argument("--enable-eplb cannot plan: " + plan.error().message);
+}
+
 // How many requests run at once. A low-latency step must hold one token of every sequence that may
 // decode on a rank.
 Result<int> max_running_requests(const EngineOptions& options, DeepepMode mode) {
@@ -116,7 +166,8 @@ Result<int> max_running_requests(const EngineOptions& options, DeepepMode mode) 
 }  // namespace
 
 Result<EngineSetup> check_options(const EngineOptions& options, const ModelConfig& config) {
-  for (const Status& status : {check_numbers(options), check_backend(options)}) {
+  for (const Status& status :
+       {check_numbers(options), check_backend(options), check_rebalancing(options)}) {
     if (!status.ok()) return status.error();
   }
   const auto backend = choose("--moe-a2a-backend", options.moe_a2a_backend, kBackends);
@@ -155,6 +206,17 @@ Result<EngineSetup> check_options(const EngineOptions& options, const ModelConfi
                       .num_layers = config.num_hidden_layers,
                       .num_logical_experts = config.n_routed_experts,
                       .top_k = config.num_experts_per_tok};
+  }
+  if (options.enable_eplb) {
+    setup.rebalance = {.num_iterations = options.eplb_rebalance_num_iterations,
+                       .layers_per_chunk = options.eplb_rebalance_layers_per_chunk,
+                       .max_utilization = options.eplb_min_rebalancing_utilization_threshold,
+                       .algorithm = options.eplb_algorithm,
+                       .num_nodes = options.nnodes,
+                       .route = setup.moe.route,
+                       .top_k = config.num_experts_per_tok};
+    Status plans = check_planning(*setup.rebalance, chosen->placement);
+    if (!plans.ok()) return plans.error();
   }
   Result<MoeLayout> layout = make_moe_layout(chosen->placement, setup.moe.route);
   if (!layout.ok()) return layout.error();

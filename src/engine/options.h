@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/rebalancer.h"
 #include "engine/scheduler.h"
 #include "ep/moe_rank.h"
 #include "model/config.h"
@@ -31,6 +32,11 @@ struct EngineOptions {
   std::string ep_dispatch_algorithm = "exact";  // static, dynamic, exact
   bool enable_waterfill = false;
 
+  bool enable_eplb = false;
+  int eplb_rebalance_num_iterations = 1000;
+  int eplb_rebalance_layers_per_chunk = 1;
+  double eplb_min_rebalancing_utilization_threshold = 1;
+
   std::string expert_distribution_recorder_mode;  // empty: none; stat, per_pass, per_token
   int expert_distribution_recorder_buffer_size = 1000;
 
@@ -48,6 +54,7 @@ struct EngineSetup {
   std::string placement_source;    // how the placement came about, in words
   std::vector<std::string> notes;  // what the user should be told before serving starts
   std::optional<RecorderOptions> recorder;
+  std::optional<RebalanceOptions> rebalance;
 };
 
 // Refuses, with the reason and the fix, what these options and this model cannot do together; reads

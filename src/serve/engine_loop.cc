@@ -5,7 +5,7 @@ namespace plimsoll {
 EngineLoop::EngineLoop(std::unique_ptr<Engine> engine,
                        int max_queued,
                        Metrics& metrics,
-                       std::function<void(const Engine&)> on_step)
+                       std::function<void(Engine&)> on_step)
     : engine_(std::move(engine)),
       metrics_(metrics),
       max_queued_(max_queued),

@@ -27,7 +27,7 @@ class EngineLoop {
   EngineLoop(std::unique_ptr<Engine> engine,
              int max_queued,
              Metrics& metrics,
-             std::function<void(const Engine&)> on_step);
+             std::function<void(Engine&)> on_step);
   ~EngineLoop();
 
   const ModelConfig& config() const { return engine_->config(); }
@@ -71,7 +71,7 @@ class EngineLoop {
   std::unique_ptr<Engine> engine_;
   Metrics& metrics_;
   const int max_queued_;
-  std::function<void(const Engine&)> on_step_;
+  std::function<void(Engine&)> on_step_;
 
   std::mutex mutex_;
   std::condition_variable changed_;

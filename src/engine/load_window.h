@@ -1,0 +1,44 @@
+// What traffic asked of the experts lately, in memory that does not grow with the steps.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "engine/step.h"
+#include "plimsoll/placement.h"
+
+namespace plimsoll {
+
+class LoadWindow {
+ public:
+  // For the last num_steps steps, or a few more.
+  LoadWindow(int num_layers, int num_experts, int64_t num_steps);
+
+  void add(const StepResult& step);
+  void clear();
+
+  int64_t num_steps() const { return num_steps_; }  // added since the window was cleared
+  // The steps in runs of consecutive ones added up, at most 64, in no particular order; and of each
+  // run its first step alone, for a look at single steps.
+  LoadHistory runs() const { return history(runs_); }
+  LoadHistory samples() const { return history(samples_); }
+
+  // Since the window was cleared. Loads are (token, expert) pairs, the shared expert included.
+  double utilization() const;       // mean/max load of ranks, the mean over layers and steps
+  double max_over_mean() const;     // sum of the maxima over sum of the means
+  double seconds_per_pair() const;  // that a rank computes
+
+ private:
+  LoadHistory history(const std::vector<int64_t>& counts) const;
+
+  int num_layers_;
+  int num_experts_;
+  int64_t steps_per_run_;
+  int64_t num_runs_max_;
+  int64_t num_steps_ = 0;
+  std::vector<int64_t> runs_, samples_;  // [num_runs_max, num_layers, num_experts]
+  int64_t num_layer_steps_ = 0;          // layers of steps that had any work
+  double sum_utilization_ = 0, sum_max_ = 0, sum_mean_ = 0, sum_pairs_ = 0, expert_seconds_ = 0;
+};
+
+}  // namespace plimsoll
