@@ -49,7 +49,8 @@ ServerOptions server_options(const Settings& settings) {
                         .served_model_name = model_name(settings),
                         .recorder_dir = settings.recorder_dir,
                         .max_queued_requests = settings.serve.max_queued_requests,
-                        .expert_metrics_per_layer = settings.serve.expert_metrics_per_layer};
+                        .expert_metrics_per_layer = settings.serve.expert_metrics_per_layer,
+                        .log = [](const std::string& line) { talk(line); }};
   Json info = Json::object();
   for (const Option* option : options_of(kServe)) {
     if (!option->is_secret) info[std::string(option->name)] = values_of(*option, settings);

@@ -4,6 +4,8 @@
 
 #include <thread>
 
+#include "engine/options.h"
+
 namespace plimsoll {
 namespace {
 
@@ -196,6 +198,27 @@ TEST(RebalancePlan, MovesOnlyWhatPays) {
   ASSERT_TRUE(none.ok());
   EXPECT_TRUE(none->layers.empty());
   EXPECT_EQ(none->max_over_mean_planned, none->max_over_mean_now);
+}
+
+TEST(CheckOptions, RefusesRebalancingThatCannotBe) {
+  const std::string model_dir = PLIMSOLL_SOURCE_DIR "/testdata/tiny-v4";
+  const ModelConfig config = *load_config(model_dir);
+  const auto refusal = [&](const EngineOptions& options) {
+    const auto setup = check_options(options, config);
+    return setup.ok() ? "(accepted)" : setup.error().message;
+  };
+  EngineOptions options{.model_dir = model_dir, .ep_size = 2, .enable_eplb = true};
+  EXPECT_EQ(refusal(options), "(accepted)");
+  options.eplb_algorithm = "plimsoll_hierarchical";  // the model has no expert groups
+  EXPECT_NE(refusal(options).find("--enable-eplb cannot plan: "), std::string::npos);
+  options.eplb_algorithm = "deepseek";
+  options.eplb_min_rebalancing_utilization_threshold = 0;
+  EXPECT_NE(refusal(options).find("expected a part of 1"), std::string::npos);
+  options.ep_size = 1;
+  EXPECT_NE(refusal(options).find("--ep-size is 1"), std::string::npos);
+  options.enable_eplb = false;
+  EXPECT_NE(refusal(options).find("--eplb-min-rebalancing-utilization-threshold does nothing"),
+            std::string::npos);
 }
 
 TEST(LoadWindow, KeepsRunsAndSamplesOfTheLastSteps) {

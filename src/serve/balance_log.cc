@@ -5,6 +5,7 @@
 #include <span>
 
 #include "engine/balance_summary.h"
+#include "serve/rebalance_json.h"
 
 namespace plimsoll {
 namespace {
@@ -42,6 +43,22 @@ void add_step(const StepBalance& balance, std::vector<LayerSums>& layers) {
 
 }  // namespace
 
+void BalanceLog::set_placement(const Engine& engine) {
+  const std::lock_guard lock(mutex_);
+  placement_ = engine.placement();
+  if (engine.rebalancer()) rebalancing_ = engine.rebalancer()->stats();
+}
+
+nlohmann::ordered_json BalanceLog::rebalancing() const {
+  const std::lock_guard lock(mutex_);
+  return rebalancing_ ? plimsoll::to_json(*rebalancing_) : Json();
+}
+
+Placement BalanceLog::placement() const {
+  const std::lock_guard lock(mutex_);
+  return placement_;
+}
+
 void BalanceLog::add(const Engine& engine) {
   Step step{.low_latency = engine.last_plan().mode == StepMode::kLowLatency,
             .balance = engine.last_result().balance};
@@ -52,6 +69,12 @@ void BalanceLog::add(const Engine& engine) {
     }
   }
   const std::lock_guard lock(mutex_);
+  if (const Rebalancer* rebalancer = engine.rebalancer()) {
+    const bool switched =
+        rebalancer->stats().num_switched_layers != rebalancing_->num_switched_layers;
+    if (switched) placement_ = engine.placement();
+    rebalancing_ = rebalancer->stats();
+  }
   ++num_steps_;
   num_tokens_ += step.num_tokens;
   steps_.push_back(std::move(step));

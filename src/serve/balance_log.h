@@ -1,9 +1,11 @@
-// The last steps' balance, for /expert_balance and the page that shows it.
+// The last steps' balance, and the placement they ran in, for /expert_balance and the page that
+// shows it.
 #pragma once
 
 #include <deque>
 #include <mutex>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "engine/engine.h"
 
@@ -13,10 +15,15 @@ class BalanceLog {
  public:
   explicit BalanceLog(size_t num_steps_max) : num_steps_max_(num_steps_max) {}
 
-  void add(const Engine& engine);  // after a step, on the engine's thread
+  // On the engine's thread: before the first step, and after every one.
+  void set_placement(const Engine& engine);
+  void add(const Engine& engine);
   // Per layer: tokens by rank, max/mean before (shared expert at home) and after routing, and the
   // bound, over the last `num_steps` steps; and those steps one by one. From any thread.
   nlohmann::ordered_json to_json(size_t num_steps) const;
+  // What --enable-eplb did so far; null without it.
+  nlohmann::ordered_json rebalancing() const;
+  Placement placement() const;  // in force
 
  private:
   struct Step {
@@ -30,6 +37,8 @@ class BalanceLog {
   std::deque<Step> steps_;
   int64_t num_steps_ = 0;  // since the start
   int64_t num_tokens_ = 0;
+  std::optional<RebalanceStats> rebalancing_;
+  Placement placement_;
 };
 
 }  // namespace plimsoll

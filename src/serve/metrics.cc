@@ -130,6 +130,41 @@ void Metrics::observe_request(double seconds) {
   series_->request_time.Observe(seconds);
 }
 
+void Metrics::set_rebalancing(const RebalanceStats& stats) {
+  const auto set = [](Counter& counter, int64_t value) {
+    counter.Increment(static_cast<double>(value) - counter.Value());
+  };
+  const auto set_turns = [&](const char* result, int64_t value) {
+    set(series_->counter("plimsoll_eplb_rebalances_total",
+                         "Rebalances by result; skipped: level enough, or no layer gains.",
+                         {{"result", result}}),
+        value);
+  };
+  set_turns("switched", stats.num_rebalances);
+  set_turns("skipped", stats.num_skipped);
+  set_turns("failed", stats.num_failed);
+  set(series_->counter("plimsoll_eplb_switched_layers_total", "Layers given another placement."),
+      stats.num_switched_layers);
+  set(series_->counter("plimsoll_eplb_moved_experts_total",
+                       "Experts that had to come to a rank that did not hold them."),
+      stats.num_moved_experts);
+  series_->gauge("plimsoll_eplb_longest_pause_seconds", "Longest switch between two steps.")
+      .Set(stats.longest_pause_seconds);
+  if (!stats.last) return;
+  const auto set_ratio = [&](const char* when, double value) {
+    series_
+        ->gauge("plimsoll_eplb_max_over_mean_ratio",
+                "Fullest rank over the mean, all layers: before the last rebalance, predicted "
+                "for it, and measured after it.",
+                {{"when", when}})
+        .Set(value);
+  };
+  set_ratio("before", stats.last->max_over_mean_before);
+  set_ratio("predicted", stats.last->max_over_mean_predicted);
+  if (stats.last->max_over_mean_measured)
+    set_ratio("measured", *stats.last->max_over_mean_measured);
+}
+
 void Metrics::observe_step(const StepPlan& plan, const StepResult& result, double seconds) {
   const bool normal = plan.mode == StepMode::kNormal;
   series_

@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 
+#include "engine/rebalancer.h"
 #include "engine/request.h"
 #include "engine/step.h"
 
@@ -28,6 +29,7 @@ class Metrics {
   void observe_first_token(double seconds, int64_t num_prompt_tokens);
   void observe_inter_token(double seconds);
   void observe_request(double seconds);
+  void set_rebalancing(const RebalanceStats& stats);
   void observe_step(const StepPlan& plan, const StepResult& result, double seconds);
 
   std::string text() const;

@@ -9,6 +9,7 @@
 #include "plimsoll/recording.h"
 #include "record/json_text.h"
 #include "serve/balance_page.h"
+#include "serve/rebalance_json.h"
 
 namespace plimsoll {
 namespace {
@@ -61,6 +62,7 @@ void Server::handle(HttpRequest request, std::shared_ptr<HttpReply> reply) {
       {"/start_expert_distribution_record", true, true, Route::kAdmin, &Server::start_record},
       {"/stop_expert_distribution_record", true, true, Route::kAdmin, &Server::stop_record},
       {"/dump_expert_distribution_record", true, true, Route::kAdmin, &Server::dump_record},
+      {"/rebalance_experts", false, true, Route::kAdmin, &Server::rebalance},
   };
   const auto route = std::ranges::find_if(
       kRoutes, [&](const Route& candidate) { return request.path == candidate.path; });
@@ -111,9 +113,18 @@ Status Server::start() {
 
 void Server::serve(std::unique_ptr<Engine> engine, Tokenizer tokenizer) {
   tokenizer_ = std::move(tokenizer);
+  balance_.set_placement(*engine);
   loop_ = std::make_unique<EngineLoop>(std::move(engine), options_.max_queued_requests, metrics_,
-                                       [this](const Engine& stepped) { balance_.add(stepped); });
+                                       [this](Engine& stepped) { after_step(stepped); });
   ready_ = true;
+}
+
+void Server::after_step(Engine& engine) {
+  balance_.add(engine);
+  if (engine.rebalancer()) metrics_.set_rebalancing(engine.rebalancer()->stats());
+  for (const std::string& line : engine.take_news()) {
+    if (options_.log) options_.log(line);
+  }
 }
 
 void Server::drain() {
@@ -163,6 +174,8 @@ void Server::server_info(const HttpRequest&, const std::shared_ptr<HttpReply>& r
   if (!info.is_object()) info = Json::object();
   info["version"] = kVersion;
   info["placement"] = loop_->setup().placement_source;
+  info["placement_in_force"] = to_json(balance_.placement());
+  info["rebalancing"] = balance_.rebalancing();
   info["max_running_requests"] = loop_->setup().limits.max_running_requests;
   send_json(*reply, info);
 }
@@ -267,10 +280,21 @@ void Server::expert_balance(const HttpRequest& request, const std::shared_ptr<Ht
   Json answer = balance_.to_json(num_steps);
   answer["ep_size"] = loop_->setup().limits.num_ranks;
   answer["placement"] = loop_->setup().placement_source;
+  answer["rebalancing"] = balance_.rebalancing();
   answer["waterfill"] = loop_->setup().moe.route.waterfill;
   answer["requests_running"] = metrics_.num_running();
   answer["requests_waiting"] = metrics_.num_waiting();
   send_json(*reply, answer);
+}
+
+// Only starts it: how it ends stands in /expert_balance, the metrics and the log.
+void Server::rebalance(const HttpRequest&, const std::shared_ptr<HttpReply>& reply) {
+  loop_->post([reply](Engine& engine) {
+    if (Status status = engine.start_rebalance(); !status.ok()) {
+      return send_error(*reply, 400, status.error().message);
+    }
+    send_json(*reply, {{"status", "planning"}});
+  });
 }
 
 void Server::page(const HttpRequest&, const std::shared_ptr<HttpReply>& reply) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -25,7 +26,8 @@ struct ServerOptions {
   std::string recorder_dir;  // where dumps go
   int max_queued_requests = 512;
   bool expert_metrics_per_layer = false;
-  std::string server_info;  // JSON object: the options in force
+  std::function<void(const std::string&)> log;  // a line for the operator; may be empty
+  std::string server_info;                      // JSON object: the options in force
   HttpLimits http;
 };
 
@@ -47,6 +49,7 @@ class Server {
  private:
   struct Route;
   void handle(HttpRequest request, std::shared_ptr<HttpReply> reply);
+  void after_step(Engine& engine);
   bool authorized(const HttpRequest& request, bool admin) const;
 
   void health(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply);
@@ -64,6 +67,7 @@ class Server {
   void stop_record(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply);
   void dump_record(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply);
   void expert_balance(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply);
+  void rebalance(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply);
   void page(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply);
 
   ServerOptions options_;

@@ -235,5 +235,46 @@ TEST_F(ServerTest, ClientsThatLeaveAreForgotten) {
   EXPECT_EQ(running, 0);
 }
 
+TEST_F(ServerTest, RebalancesWhileServing) {
+  const json body = {{"prompt", "def main():"}, {"max_tokens", 30}, {"temperature", 0}};
+  const json before = answer("/v1/completions", body);
+  const std::string refusal =
+      ask(server_->port(), "POST", "/rebalance_experts", "", "Authorization: Bearer secret\r\n");
+  EXPECT_EQ(status_of(refusal), 400);
+  EXPECT_NE(refusal.find("start with --enable-eplb"), std::string::npos);
+
+  Server server({.port = 0, .served_model_name = "demo"});
+  ASSERT_TRUE(server.start().ok());
+  auto engine = Engine::create({.model_dir = kModel,
+                                .ep_size = 4,
+                                .ep_num_redundant_experts = 8,
+                                .enable_eplb = true,
+                                .eplb_rebalance_num_iterations = 8,
+                                .pin_ranks = false});
+  ASSERT_TRUE(engine.ok()) << engine.error().message;
+  server.serve(std::move(*engine), *Tokenizer::load(kModel + "/tokenizer.json"));
+  const auto get = [&](const std::string& path) {
+    return json::parse(body_of(ask(server.port(), "GET", path)));
+  };
+  const json first_map = get("/server_info")["placement_in_force"]["physical_to_logical_map"];
+  EXPECT_EQ(first_map[0].size(), 72u);
+  while (get("/expert_balance")["rebalancing"]["rebalances"] < 1) {
+    const std::string raw = ask(server.port(), "POST", "/v1/completions", body.dump());
+    ASSERT_EQ(status_of(raw), 200) << raw;
+    EXPECT_EQ(json::parse(body_of(raw))["choices"], before["choices"]);
+  }
+  const json state = get("/expert_balance")["rebalancing"];
+  EXPECT_EQ(state["failed"], 0);
+  EXPECT_GT(state["longest_pause_seconds"], 0);
+  EXPECT_LE(state["last"]["max_over_mean_predicted"], state["last"]["max_over_mean_before"]);
+  EXPECT_NE(get("/server_info")["placement_in_force"]["physical_to_logical_map"], first_map);
+  const std::string metrics = ask(server.port(), "GET", "/metrics");
+  for (const char* name : {"plimsoll_eplb_rebalances_total", "plimsoll_eplb_switched_layers_total",
+                           "plimsoll_eplb_longest_pause_seconds"}) {
+    EXPECT_NE(metrics.find(name), std::string::npos) << name;
+  }
+  server.drain();
+}
+
 }  // namespace
 }  // namespace plimsoll
