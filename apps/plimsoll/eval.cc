@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <functional>
 
 #include "agreement.h"
 #include "commands.h"
@@ -26,11 +25,10 @@ Request scoring_request(const GoldenPrompt& golden, int64_t prompt_idx) {
 }
 
 Request continuing_request(const GoldenPrompt& golden, int64_t prompt_idx) {
-  const auto& ids = golden.input_ids;
   Request request;
   request.id = 2 * prompt_idx + 1;
-  request.prompt = ids;
-  request.padding_tokens = std::find_if(ids.begin(), ids.end(), std::identity()) - ids.begin();
+  request.prompt = golden.input_ids;
+  request.padding_tokens = greedy_padding_tokens(golden);
   request.max_tokens = static_cast<int64_t>(golden.greedy.size());
   request.ignore_eos = true;
   return request;

@@ -116,6 +116,11 @@ TEST(Agreement, DemoModel) {
   expect_agreement("demo/model", "demo/golden.safetensors", kernels());
 }
 
+// Made like the others, of prompts that open with, or are nothing but, the padding id.
+TEST(Agreement, PromptsThatOpenWithPadding) {
+  expect_agreement("testdata/tiny-v4", "testdata/tiny-v4/golden_padding.safetensors", kernels());
+}
+
 TEST(Agreement, TinyModelOnEveryKernelVariant) {
   for (const Kernels* variant : available_kernels()) {
     expect_agreement("testdata/tiny-v4", "testdata/tiny-v4/golden.safetensors", *variant);

@@ -66,7 +66,7 @@ KeyRun gather_entries(const AttentionLayer& layer,
   const LayerShape& shape = layer.shape;
   const LayerState& state = sequence.layers[static_cast<size_t>(layer.layer_idx)];
   const size_t stride = static_cast<size_t>(shape.row_stride);
-  const int num_visible = visible_entries(shape.indexer, position, sequence.padding_tokens);
+  const int num_visible = visible_entries(shape.indexer, position, position_origin(sequence));
   const int64_t length = std::max(position + 1, sequence.prompt_tokens) / shape.indexer.ratio;
   const auto selected = select_entries(layer.workspace, row, state.indexer.entries, num_visible,
                                        static_cast<int>(length));
@@ -108,6 +108,7 @@ AttentionTile make_tile(const AttentionLayer& layer, const StepSegment& segment,
   tile.num_queries = 1;
   tile.position = segment.start + t;
   tile.padding = sequence.padding_tokens;
+  tile.origin = position_origin(sequence);
   tile.selected = must_select(layer, sequence, tile.position);
   const int most = std::min(queries_per_tile(layer.workspace.config.num_attention_heads),
                             segment.num_tokens - t);
@@ -122,7 +123,7 @@ AttentionTile make_tile(const AttentionLayer& layer, const StepSegment& segment,
     tile.entries = gather_entries(layer, sequence, tile.position, tile.first_row);
   } else if (shape.has_compressor) {
     tile.entries = {state.compressor.entries.data(),
-                    visible_entries(shape.compressor, end - 1, tile.padding)};
+                    visible_entries(shape.compressor, end - 1, tile.origin)};
   }
   return tile;
 }

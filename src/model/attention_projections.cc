@@ -93,7 +93,7 @@ AttentionLayer attention_layer(ForwardWorkspace& workspace, int layer_idx) {
 
 bool must_select(const AttentionLayer& layer, const SequenceState& sequence, int64_t position) {
   return layer.shape.has_indexer &&
-         visible_entries(layer.shape.indexer, position, sequence.padding_tokens) >
+         visible_entries(layer.shape.indexer, position, position_origin(sequence)) >
              layer.workspace.config.index_topk;
 }
 

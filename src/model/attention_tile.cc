@@ -29,7 +29,7 @@ Lanes describe_lanes(const LayerShape& shape,
     lanes.window_last[l] = static_cast<float>(position + 1 - tile.window_start);
     if (shape.has_compressor) {
       const int visible = tile.selected ? tile.entries.num_keys
-                                        : visible_entries(shape.compressor, position, tile.padding);
+                                        : visible_entries(shape.compressor, position, tile.origin);
       lanes.entries_last[l] = static_cast<float>(visible);
     }
     lanes.sink[l] = sink[static_cast<size_t>((first_lane_row + l) % num_heads)];

@@ -24,6 +24,7 @@ struct AttentionTile {
   int num_queries = 0;
   int64_t position = 0;      // of the first query
   int64_t padding = 0;       // leading tokens that no query sees
+  int64_t origin = 0;        // the token at position 0, see position_origin()
   int64_t window_start = 0;  // position of the windows' first key
   std::array<KeyRun, 3> window;
   KeyRun entries;

@@ -29,8 +29,8 @@ void remember_token(const Compressor& compressor,
                     CompressorState& state);
 
 // Entries that the token at `position` may see: those closed by then, the one it closes included.
-inline int visible_entries(const CompressorShape& shape, int64_t position, int64_t padding) {
-  return static_cast<int>(std::max<int64_t>(position + 1 - padding, 0) / shape.ratio);
+inline int visible_entries(const CompressorShape& shape, int64_t position, int64_t origin) {
+  return static_cast<int>(std::max<int64_t>(position + 1 - origin, 0) / shape.ratio);
 }
 
 struct CompressorScratch {

@@ -54,9 +54,9 @@ void compute_rotations(ForwardWorkspace& workspace) {
   float* main = workspace.main_rotation.at_least(workspace.num_tokens, width);
   float* compress = workspace.compress_rotation.at_least(workspace.num_tokens, width);
   for (const StepSegment& segment : workspace.segments) {
+    const int64_t origin = position_origin(*segment.state);
     for (int t = 0; t < segment.num_tokens; ++t) {
-      const int64_t position =
-          std::max<int64_t>(segment.start + t - segment.state->padding_tokens, 0);
+      const int64_t position = std::max<int64_t>(segment.start + t - origin, 0);
       rotation_at(workspace.main_frequencies, position, main);
       rotation_at(workspace.compress_frequencies, position, compress);
       main += width;

@@ -5,6 +5,7 @@
 // layers of the same step have been computed.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -47,6 +48,12 @@ struct SequenceState {
 };
 
 SequenceState make_sequence_state(const ModelConfig& config);
+
+// The token that stands at position 0: the first one that is not padding, or the prompt's last
+// where all of the prompt is.
+inline int64_t position_origin(const SequenceState& state) {
+  return std::min(state.padding_tokens, std::max<int64_t>(state.prompt_tokens - 1, 0));
+}
 
 // Bytes on the heap, including what vectors hold in reserve.
 size_t memory_bytes(const SequenceState& state);
