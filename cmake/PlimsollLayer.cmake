@@ -21,6 +21,13 @@ if(PLIMSOLL_SANITIZE)
   target_link_options(plimsoll_settings INTERFACE -fsanitize=${PLIMSOLL_SANITIZE})
 endif()
 
+# The tests of two builds may run at once: each build has a folder of its own for what they write.
+function(plimsoll_discover_tests program)
+  file(MAKE_DIRECTORY ${PROJECT_BINARY_DIR}/test-files)
+  gtest_discover_tests(${program} DISCOVERY_TIMEOUT 60 PROPERTIES
+                       TIMEOUT 600 ENVIRONMENT TEST_TMPDIR=${PROJECT_BINARY_DIR}/test-files)
+endfunction()
+
 function(plimsoll_layer name)
   cmake_parse_arguments(LAYER "" "" "DEPENDS;TEST_DEPENDS" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS *.cc)
@@ -38,6 +45,6 @@ function(plimsoll_layer name)
     target_link_libraries(${name}_test PRIVATE plimsoll_${name} ${LAYER_TEST_DEPENDS} rapidcheck
                                                GTest::gtest_main)
     target_compile_definitions(${name}_test PRIVATE PLIMSOLL_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
-    gtest_discover_tests(${name}_test DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 600)
+    plimsoll_discover_tests(${name}_test)
   endif()
 endfunction()

@@ -18,7 +18,7 @@ const std::string kModel = std::string(PLIMSOLL_SOURCE_DIR) + "/demo/model";
 class ServerTest : public testing::Test {
  protected:
   static void SetUpTestSuite() {
-    recorder_dir_ = std::filesystem::temp_directory_path() / "plimsoll_server_test";
+    recorder_dir_ = std::filesystem::path(testing::TempDir()) / "server_test";
     server_ = new Server({.port = 0,
                           .admin_api_key = "secret",
                           .served_model_name = "demo",
