@@ -61,6 +61,7 @@ Placement placement_of(const Array<int32_t>& physical_to_logical,
                        int num_logical_experts,
                        int num_ranks);
 
+void bind_eplb(py::module_& module);
 void bind_plans(py::module_& module);
 void bind_routing(py::module_& module);
 void bind_files(py::module_& module);

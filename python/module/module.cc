@@ -34,6 +34,8 @@ Placement placement_of(const Array<int32_t>& physical_to_logical,
 }
 
 PYBIND11_MODULE(_native, module) {
+  module.attr("version") = PLIMSOLL_VERSION;
+  bind_eplb(module);
   bind_plans(module);
   bind_routing(module);
   bind_files(module);

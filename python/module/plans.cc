@@ -1,23 +1,8 @@
 #include "convert.h"
-#include "plimsoll/eplb.h"
 #include "plimsoll/plan.h"
 
 namespace plimsoll::python {
 namespace {
-
-py::tuple deepseek(
-    const Array<float>& load, int num_replicas, int num_groups, int num_nodes, int num_gpus) {
-  EplbSizes sizes{dim(load, 2, 0, "weight"), dim(load, 2, 1, "weight"), num_replicas, num_gpus};
-  if (num_nodes < 1) throw py::value_error("num_nodes must be at least 1");
-  const bool hierarchical = num_groups % num_nodes == 0;
-  sizes.num_nodes = num_nodes;
-  sizes.num_groups = num_groups;
-  const EplbAnswer answer = take(eplb_deepseek(sizes, span_of(load), hierarchical));
-  return py::make_tuple(
-      array_of<int64_t>(answer.physical_to_logical, {sizes.num_layers, num_replicas}),
-      array_of<int64_t>(answer.replica_index, {sizes.num_layers, num_replicas}),
-      array_of<int64_t>(answer.logical_count, {sizes.num_layers, sizes.num_logical_experts}));
-}
 
 Plan plan(const Array<int64_t>& load, PlanOptions options, const Array<int32_t>& in_force) {
   LoadHistory history{dim(load, 3, 0, "load"), dim(load, 3, 1, "load"), dim(load, 3, 2, "load"),
@@ -26,7 +11,10 @@ Plan plan(const Array<int64_t>& load, PlanOptions options, const Array<int32_t>&
     options.in_force = placement_of(in_force, history.num_logical_experts, options.num_ranks);
     check(validate(options.in_force));
   }
-  return take(make_plan(history, options));
+  return take([&] {
+    const py::gil_scoped_release others_may_run;
+    return make_plan(history, options);
+  }());
 }
 
 const char* bound_name(Bound bound) {
@@ -48,8 +36,6 @@ std::string describe(const Certificate& c) {
 }  // namespace
 
 void bind_plans(py::module_& module) {
-  module.def("eplb_deepseek", &deepseek);
-
   py::class_<Certificate>(module, "Certificate",
                           "How good a placement is for one layer, in tokens.")
       .def_readonly("max_load", &Certificate::max_load, "of the fullest rank, routed exactly")

@@ -6,8 +6,9 @@ contiguous block r. Loads and counts are tokens. Errors are ValueError, or OSErr
 cannot be read or written; the message says what was expected.
 """
 
-from plimsoll import eplb
+from plimsoll import eplb, eplb_algorithms
 from plimsoll._native import Certificate, Plan, Recording, Routing
+from plimsoll._native import version as __version__
 from plimsoll.files import (
     read_load,
     read_placement,
@@ -29,6 +30,7 @@ __all__ = [
     "algorithms",
     "certify",
     "eplb",
+    "eplb_algorithms",
     "plan",
     "read_load",
     "read_placement",

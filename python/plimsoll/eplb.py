@@ -1,10 +1,9 @@
 """DeepSeek's EPLB (github.com/deepseek-ai/EPLB) with the same names, shapes and answers."""
 
-import sys
-
 import numpy
 
 from plimsoll import _native
+from plimsoll._arrays import plain, slots_of_experts
 
 
 def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
@@ -24,18 +23,15 @@ def rebalance_experts(weight, num_replicas, num_groups, num_nodes, num_gpus):
     Raises ValueError, saying why, on sizes that do not divide and on loads that are negative or not
     finite.
     """
-    torch = sys.modules.get("torch")
-    is_torch = torch is not None and isinstance(weight, torch.Tensor)
-    if is_torch:
-        weight = weight.detach().float().cpu().numpy()
-    load = numpy.ascontiguousarray(weight, dtype=numpy.float32)
+    load, like_weight = plain(weight)
+    load = numpy.ascontiguousarray(load, dtype=numpy.float32)
+    if num_nodes < 1:
+        raise ValueError("num_nodes must be at least 1")
+    sizes = _native.EplbSizes(load, 2, num_replicas, num_groups, num_nodes, num_gpus)
     physical_to_logical, replica, count = _native.eplb_deepseek(
-        load, num_replicas, num_groups, num_nodes, num_gpus
+        sizes, load, num_groups % num_nodes == 0
     )
-    layers, experts = load.shape
-    logical_to_physical = numpy.full((layers, experts, count.max()), -1, dtype=numpy.int64)
-    logical_to_physical[numpy.arange(layers)[:, None], physical_to_logical, replica] = numpy.arange(
-        num_replicas
+    logical_to_physical = slots_of_experts(
+        physical_to_logical, replica, (*count.shape, count.max())
     )
-    answer = (physical_to_logical, logical_to_physical, count)
-    return tuple(map(torch.from_numpy, answer)) if is_torch else answer
+    return tuple(map(like_weight, (physical_to_logical, logical_to_physical, count)))

@@ -1,36 +1,13 @@
-import json
-import os
 import unittest
 
 import numpy
-
+import reference
 from plimsoll import eplb
-
-FOLDER = os.path.join(os.environ["PLIMSOLL_SOURCE_DIR"], "testdata", "eplb")
-
-
-def read_safetensors(name):
-    with open(os.path.join(FOLDER, name), "rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        data = file.read()
-    header.pop("__metadata__", None)
-    return {
-        key: numpy.frombuffer(data[slice(*t["data_offsets"])], "<i4").reshape(t["shape"])
-        for key, t in header.items()
-    }
-
-
-def reference_cases():
-    tensors = read_safetensors("answers.safetensors")
-    with open(os.path.join(FOLDER, "cases.json")) as file:
-        for case in json.load(file):
-            name = case.pop("name")
-            yield name, case, *(tensors[f"{name}.{key}"] for key in ("load", "phy2log", "logcnt"))
 
 
 class RebalanceExperts(unittest.TestCase):
     def test_gives_the_reference_answers(self):
-        cases = list(reference_cases())
+        cases = list(reference.cases())
         self.assertEqual(len(cases), 8)
         for name, sizes, load, phy2log, logcnt in cases:
             with self.subTest(name):
@@ -38,16 +15,7 @@ class RebalanceExperts(unittest.TestCase):
                 self.assertTrue(all(array.dtype == numpy.int64 for array in answer))
                 numpy.testing.assert_array_equal(answer[0], phy2log)
                 numpy.testing.assert_array_equal(answer[2], logcnt)
-                self.check_logical_to_physical(*answer)
-
-    def check_logical_to_physical(self, phy2log, log2phy, logcnt):
-        self.assertEqual(log2phy.shape, (*logcnt.shape, logcnt.max()))
-        for layer, slots in enumerate(log2phy):
-            for expert, copies in enumerate(slots):
-                count = logcnt[layer, expert]
-                self.assertTrue((phy2log[layer, copies[:count]] == expert).all())
-                self.assertEqual(len(set(copies[:count])), count)
-                self.assertTrue((copies[count:] == -1).all())
+                reference.check_slots_of_experts(self, *answer)
 
     def test_takes_lists_and_any_number_type(self):
         load = [[90, 132, 40, 61, 104, 165, 39, 4, 73, 56, 183, 86]]
@@ -74,15 +42,10 @@ class RebalanceExperts(unittest.TestCase):
 
 class WithTorch(unittest.TestCase):
     def setUp(self):
-        try:
-            import torch
-        except ImportError:
-            print("skipped: torch is not installed", flush=True)
-            self.skipTest("torch is not installed")
-        self.torch = torch
+        self.torch = reference.torch_or_skip(self)
 
     def test_a_tensor_gives_tensors(self):
-        for name, sizes, load, phy2log, logcnt in reference_cases():
+        for name, sizes, load, phy2log, logcnt in reference.cases():
             with self.subTest(name):
                 answer = eplb.rebalance_experts(self.torch.tensor(load), **sizes)
                 for tensor in answer:

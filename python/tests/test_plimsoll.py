@@ -3,8 +3,8 @@ import tempfile
 import unittest
 
 import numpy
-
 import plimsoll
+import reference
 
 SOURCE = os.environ["PLIMSOLL_SOURCE_DIR"]
 RECORDINGS = os.path.join(SOURCE, "testdata", "recorder-files")
@@ -38,6 +38,12 @@ class Planning(unittest.TestCase):
         plan = plimsoll.plan(total, 8, 8, in_force=before, max_moved_experts=0)
         self.assertEqual(plan.moved_experts, [0] * 6)
         numpy.testing.assert_array_equal(plan.physical_to_logical, before)
+
+    def test_takes_tensors(self):
+        torch = reference.torch_or_skip(self)
+        plan = plimsoll.plan(torch.from_numpy(self.load).float(), 8, 8)
+        self.assertIsInstance(plan.physical_to_logical, numpy.ndarray)
+        self.assertEqual(plan.certificates[0].mean_load, self.load[:, 0].sum() / 8)
 
     def test_refusals_say_why(self):
         with self.assertRaisesRegex(ValueError, "deepseek_vec"):
@@ -146,11 +152,7 @@ class Files(unittest.TestCase):
         numpy.testing.assert_array_equal(plimsoll.read_trace([self.path("t.u8")]), trace[:100])
 
     def test_torch_reads_what_was_written(self):
-        try:
-            import torch
-        except ImportError:
-            print("skipped: torch is not installed", flush=True)
-            self.skipTest("torch is not installed")
+        torch = reference.torch_or_skip(self)
         counts = numpy.arange(1, 25).reshape(2, 3, 4)
         plimsoll.write_recording(self.path("counts.pt"), counts)
         recording = torch.load(self.path("counts.pt"), weights_only=True)
