@@ -17,13 +17,6 @@ int64_t peak_memory_bytes() {
   return int64_t{usage.ru_maxrss} * 1024;
 }
 
-std::vector<std::string> repeated(const std::vector<std::string>& prompts, int count) {
-  if (count == 0) return prompts;
-  std::vector<std::string> taken;
-  for (int i = 0; i < count; ++i) taken.push_back(prompts[i % prompts.size()]);
-  return taken;
-}
-
 std::vector<std::string> balance_row(std::string name, const std::vector<double>& ratios) {
   const Distribution d = distribution_of(ratios);
   return {std::move(name), fmt::format("{:.4f}", d.mean), fmt::format("{:.4f}", d.p50),

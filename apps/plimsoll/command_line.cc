@@ -72,7 +72,7 @@ struct Words {
       CLI::Option* parsed = option->is_switch() ? app.add_flag(cli11_name(*option))
                                                 : app.add_option(cli11_name(*option))->type_size(1);
       if (option->is_list())
-        parsed->take_all()->allow_extra_args(false);
+        parsed->take_all()->allow_extra_args(option->takes_many);
       else
         parsed->take_last();
       options.emplace_back(option, parsed);

@@ -5,7 +5,7 @@
 namespace plimsoll {
 namespace {
 
-const std::array<Command, 8> kCommands = {{
+const std::array<Command, 9> kCommands = {{
     {kGenerate,
      "generate",
      "Continue prompts.",
@@ -35,6 +35,13 @@ const std::array<Command, 8> kCommands = {{
       "plimsoll serve --model demo/model --ep-size 2 --port 8000 --api-key KEY \\\n"
       "      --expert-distribution-recorder-mode stat"},
      run_serve},
+    {kBenchServing,
+     "bench-serving",
+     "Load an OpenAI server, and measure latency, throughput and goodput.",
+     {"plimsoll bench-serving --base-url http://127.0.0.1:30000 --dataset demo/prompts",
+      "plimsoll bench-serving --base-url http://127.0.0.1:30000 --dataset demo/prompts \\\n"
+      "      --num-prompts 500 --request-rate 20 --goodput ttft:500 tpot:50 --json"},
+     run_bench_serving},
     {kDemo,
      "demo",
      "The whole loop: record, plan, replay with Waterfill, compare.",

@@ -26,6 +26,7 @@ const Command* find_command(std::string_view name);  // null if there is none
 Result<int> run_generate(const Settings& settings);
 Result<int> run_eval(const Settings& settings);
 Result<int> run_bench(const Settings& settings);
+Result<int> run_bench_serving(const Settings& settings);
 Result<int> run_demo(const Settings& settings);
 Result<int> run_serve(const Settings& settings);
 Result<int> run_plan(const Settings& settings);

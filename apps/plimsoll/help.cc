@@ -79,7 +79,7 @@ std::string program_help() {
   }
   text += "\nSubcommands:\n";
   for (const Command& command : all_commands()) {
-    text += fmt::format("  {:10}{}\n", command.name, command.summary);
+    text += fmt::format("  {:15}{}\n", command.name, command.summary);
   }
   return text +
          "\n`plimsoll SUBCOMMAND --help` shows its flags; `plimsoll --version` the version.\n"

@@ -24,8 +24,9 @@ enum Commands : unsigned {
   kInspect = 32,
   kServe = 64,
   kReplay = 128,
+  kBenchServing = 256,
   kServing = kGenerate | kEval | kBench | kServe,
-  kAll = 255,
+  kAll = 511,
 };
 
 using Field = std::variant<bool*,
@@ -51,7 +52,8 @@ struct Option {
   std::vector<std::string_view> choices;  // the only values allowed, or empty
   std::string_view help;
   bool positional = false;
-  bool is_secret = false;  // never printed
+  bool is_secret = false;   // never printed
+  bool takes_many = false;  // a list: several values may follow one flag
 
   bool is_switch() const { return value_name.empty(); }
   bool is_list() const;

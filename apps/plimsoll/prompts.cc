@@ -68,4 +68,11 @@ Result<std::vector<std::string>> read_prompts(const std::vector<std::string>& pa
   return prompts;
 }
 
+std::vector<std::string> repeated(const std::vector<std::string>& prompts, int count) {
+  if (count == 0) return prompts;
+  std::vector<std::string> taken;
+  for (int i = 0; i < count; ++i) taken.push_back(prompts[i % prompts.size()]);
+  return taken;
+}
+
 }  // namespace plimsoll

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -43,6 +44,16 @@ struct ServeSettings {
   bool expert_metrics_per_layer = false;
 };
 
+struct LoadSettings {
+  std::string base_url;
+  std::string endpoint = "/v1/completions";
+  double request_rate = std::numeric_limits<double>::infinity();  // a second
+  int max_concurrency = 0;                                        // 0: no limit
+  bool ignore_eos = false;
+  std::vector<std::string> goodput;
+  std::string result_file;
+};
+
 struct ReplaySettings {
   std::vector<std::string> traces;
   std::vector<std::string> placements;  // none: trivial
@@ -60,6 +71,7 @@ struct Settings {
   EngineOptions engine;
   PlanSettings plan;
   ServeSettings serve;
+  LoadSettings load;
   ReplaySettings replay;
   std::string recorder_dir = ".";
   std::string out_dir = "out";

@@ -49,7 +49,12 @@ bool is_interactive() {
 }
 
 Progress::~Progress() {
+  wipe();
+}
+
+void Progress::wipe() {
   if (!shown_.empty()) fmt::print(stderr, "\r\033[K");
+  shown_.clear();
 }
 
 void Progress::show(int64_t done, int64_t total) {

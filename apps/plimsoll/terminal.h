@@ -24,6 +24,7 @@ class Progress {
   Progress& operator=(const Progress&) = delete;
 
   void show(int64_t done, int64_t total);
+  void wipe();  // before other output; the destructor does it too
 
  private:
   std::string label_;
