@@ -62,6 +62,32 @@ Status check_backend(const EngineOptions& options) {
   return ok_status();
 }
 
+// Prefill and decode apart: each role has its mode.
+Status check_role(const EngineOptions& options) {
+  const std::string& role = options.disaggregation_mode;
+  if (role == "null") return ok_status();
+  if (role != "prefill" && role != "decode") {
+    return invalid_argument("--disaggregation-mode is " + quoted(role) +
+                            "; choose one of null, prefill, decode");
+  }
+  const std::string mode = role == "prefill" ? "normal" : "low_latency";
+  if (options.moe_a2a_backend == "none") {
+    return invalid_argument("--disaggregation-mode " + role +
+                            " needs --moe-a2a-backend deepep: it runs in " + mode + " mode");
+  }
+  if (options.deepep_mode == mode || options.deepep_mode == "auto") return ok_status();
+  return invalid_argument("--disaggregation-mode " + role + " needs --deepep-mode " + mode +
+                          ", but it is " + options.deepep_mode + "; drop --deepep-mode");
+}
+
+// What auto comes to for the role: a prefill server's steps all have prompt tokens, a decode server
+// must never leave its mode.
+std::string deepep_mode_of(const EngineOptions& options) {
+  if (options.deepep_mode != "auto") return options.deepep_mode;
+  if (options.disaggregation_mode == "prefill") return "normal";
+  return options.disaggregation_mode == "decode" ? "low_latency" : "auto";
+}
+
 Status check_numbers(const EngineOptions& options) {
   const std::pair<const char*, int> positive[] = {
       {"--ep-size", options.ep_size},
@@ -166,13 +192,13 @@ Result<int> max_running_requests(const EngineOptions& options, DeepepMode mode) 
 }  // namespace
 
 Result<EngineSetup> check_options(const EngineOptions& options, const ModelConfig& config) {
-  for (const Status& status :
-       {check_numbers(options), check_backend(options), check_rebalancing(options)}) {
+  for (const Status& status : {check_numbers(options), check_backend(options), check_role(options),
+                               check_rebalancing(options)}) {
     if (!status.ok()) return status.error();
   }
   const auto backend = choose("--moe-a2a-backend", options.moe_a2a_backend, kBackends);
   if (!backend.ok()) return backend.error();
-  const auto mode = choose("--deepep-mode", options.deepep_mode, kModes);
+  const auto mode = choose("--deepep-mode", deepep_mode_of(options), kModes);
   if (!mode.ok()) return mode.error();
   const auto algorithm =
       choose("--ep-dispatch-algorithm", options.ep_dispatch_algorithm, kAlgorithms);

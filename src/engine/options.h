@@ -21,8 +21,9 @@ struct EngineOptions {
   std::string model_dir;
 
   int ep_size = 1;
-  std::string moe_a2a_backend = "deepep";  // none, deepep
-  std::string deepep_mode = "auto";        // auto, normal, low_latency
+  std::string moe_a2a_backend = "deepep";    // none, deepep
+  std::string deepep_mode = "auto";          // auto, normal, low_latency
+  std::string disaggregation_mode = "null";  // null, prefill, decode
   int max_dispatch_tokens_per_rank = 128;
 
   std::string init_expert_location = "trivial";  // trivial, F.pt, F.json or inline JSON

@@ -36,9 +36,7 @@ void send_error(HttpReply& reply, int status, const std::string& message) {
 }
 
 void send_error(HttpReply& reply, const Error& error) {
-  const bool full = error.code == ErrorCode::kUnavailable &&
-                    error.message.find("queue is full") != std::string::npos;
-  const int status = full ? 429 : error.code == ErrorCode::kUnavailable ? 503 : 400;
+  const int status = is_queue_full(error) ? 429 : error.code == ErrorCode::kUnavailable ? 503 : 400;
   send_error(reply, status, error.message);
 }
 
@@ -85,7 +83,8 @@ void CompletionJob::submit() {
   num_open_ = choices_.size();
   const auto self = shared_from_this();
   const Status status = context_.loop->submit(
-      std::move(requests), [self](Result<RequestUpdate> update) { self->hear(std::move(update)); });
+      std::move(requests), [self](Result<RequestUpdate> update) { self->hear(std::move(update)); },
+      context_.prefill_server);
   if (!status.ok()) return send_error(*reply_, status.error());
   reply_->on_client_left(
       [loop = context_.loop, first = first_id_, num_choices] { loop->cancel(first, num_choices); });
@@ -95,7 +94,7 @@ void CompletionJob::hear(Result<RequestUpdate> update) {
   if (failed_) return;
   if (!update.ok()) {
     failed_ = true;
-    if (!request_.stream) return send_error(*reply_, 500, update.error().message);
+    if (!streaming_) return fail(update.error());
     send_event({{"error", {{"message", update.error().message}, {"type", "server_error"}}}});
     return reply_->end();
   }
@@ -118,6 +117,15 @@ void CompletionJob::hear(Result<RequestUpdate> update) {
   } else if (ended) {
     end_choice(choice, update->finish == FinishReason::kLength ? "length" : "stop");
   }
+}
+
+// Nothing has been sent yet, so the client hears of it by status. 502: the prefill server failed,
+// and a router may try another.
+void CompletionJob::fail(const Error& error) {
+  const auto num_choices = static_cast<int64_t>(choices_.size());
+  context_.loop->cancel(first_id_, num_choices);
+  const int status = is_queue_full(error) ? 429 : error.code == ErrorCode::kIo ? 502 : 500;
+  send_error(*reply_, status, error.message);
 }
 
 // What comes before the first token: the prompt itself, if it is to be echoed.

@@ -18,7 +18,8 @@ struct JobContext {
   EngineLoop* loop = nullptr;
   const Tokenizer* tokenizer = nullptr;
   std::string model_name;
-  uint64_t default_seed = 0;  // of a request that names none
+  uint64_t default_seed = 0;   // of a request that names none
+  std::string prefill_server;  // host:port of who computes the prompts; empty: this server
 };
 
 // {"error": {"message", "type", "code"}} with the status, as OpenAI's API has it.
@@ -52,6 +53,7 @@ class CompletionJob : public std::enable_shared_from_this<CompletionJob> {
 
   void submit();
   void hear(Result<RequestUpdate> update);
+  void fail(const Error& error);
   void add_token(Choice& choice, const SampledToken& token);
   void begin_answer(Choice& choice);
   void end_choice(Choice& choice, const char* reason);

@@ -1,6 +1,13 @@
 #include "serve/engine_loop.h"
 
+#include "serve/hand_over.h"
+
 namespace plimsoll {
+
+bool is_queue_full(const Error& error) {
+  return error.code == ErrorCode::kUnavailable &&
+         error.message.find("queue is full") != std::string::npos;
+}
 
 EngineLoop::EngineLoop(std::unique_ptr<Engine> engine,
                        int max_queued,
@@ -14,6 +21,11 @@ EngineLoop::EngineLoop(std::unique_ptr<Engine> engine,
 }
 
 EngineLoop::~EngineLoop() {
+  stop();
+}
+
+void EngineLoop::stop() {
+  if (!thread_.joinable()) return;
   {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
@@ -22,7 +34,9 @@ EngineLoop::~EngineLoop() {
   thread_.join();
 }
 
-Status EngineLoop::submit(std::vector<Request> requests, RequestListener listener) {
+Status EngineLoop::submit(std::vector<Request> requests,
+                          RequestListener listener,
+                          const std::string& prefill_server) {
   if (draining_) return unavailable("the server is shutting down");
   if (!healthy_) return unavailable("the engine has failed; see the server's log");
   for (const Request& request : requests) {
@@ -35,28 +49,77 @@ Status EngineLoop::submit(std::vector<Request> requests, RequestListener listene
     return unavailable("the queue is full: " + std::to_string(room) + " requests run or wait");
   }
   const Clock::time_point now = Clock::now();
-  post([this, now, requests = std::move(requests),
-        listener = std::move(listener)](Engine& engine) mutable {
+  post([this, now, prefill_server, requests = std::move(requests),
+        listener = std::move(listener)](Engine&) mutable {
     for (Request& request : requests) {
       live_[request.id] = {.listener = listener,
                            .submitted = now,
                            .last_token = now,
                            .num_prompt_tokens = static_cast<int64_t>(request.prompt.size())};
-      const int64_t id = request.id;
-      if (Status status = engine.submit(std::move(request)); !status.ok()) {
-        live_.erase(id);
-        --num_live_;
-        listener(status.error());
-      }
+      start(std::move(request), prefill_server);
     }
   });
   return ok_status();
 }
 
+void EngineLoop::start(Request request, const std::string& prefill_server) {
+  if (!prefill_server.empty()) {
+    prompt_source_->compute(request, prefill_server);
+    live_[request.id].elsewhere = std::move(request);
+    return;
+  }
+  const int64_t id = request.id;
+  if (Status status = engine_->submit(std::move(request)); !status.ok()) fail(id, status.error());
+}
+
+void EngineLoop::hand_over(int64_t request_id, Result<HandedOver> handed) {
+  post([this, request_id, handed = std::move(handed)](Engine&) mutable {
+    take_over(request_id, std::move(handed));
+  });
+}
+
+// The first token is heard of at once; the sequence then goes on here.
+void EngineLoop::take_over(int64_t request_id, Result<HandedOver> handed) {
+  const auto found = live_.find(request_id);
+  if (found == live_.end() || !found->second.elsewhere) return;  // cancelled
+  if (!handed.ok()) return fail(request_id, handed.error());
+  Request request = std::move(*found->second.elsewhere);
+  found->second.elsewhere.reset();
+  found->second.has_started = true;  // it has waited at the other server
+  FirstTokenMessage& first = handed->first;
+  RequestUpdate update{.request_id = request_id,
+                       .result = {.sequence_id = request_id,
+                                  .next = first.token,
+                                  .nll = std::move(first.prompt_nll)},
+                       .has_token = first.has_token,
+                       .finish = FinishReason::kLength};
+  if (first.has_token) {
+    update.finish = finish_after(request, setup().limits, 1, first.token.token);
+  }
+  if (update.finish == FinishReason::kNone) {
+    request.generated = {first.token.token};
+    request.state = std::move(handed->state);
+    start(std::move(request), "");
+  }
+  hear(update);
+}
+
+void EngineLoop::fail(int64_t request_id, const Error& error) {
+  const auto found = live_.find(request_id);
+  if (found == live_.end()) return;
+  const RequestListener listener = std::move(found->second.listener);
+  live_.erase(found);
+  --num_live_;
+  listener(error);
+}
+
 void EngineLoop::cancel(int64_t first_id, int64_t count) {
   post([this, first_id, count](Engine& engine) {
     for (int64_t id = first_id; id < first_id + count; ++id) {
-      if (live_.erase(id) == 0) continue;
+      const auto found = live_.find(id);
+      if (found == live_.end()) continue;
+      if (found->second.elsewhere) prompt_source_->cancel(id);
+      live_.erase(found);
       --num_live_;
       engine.cancel(id);
       metrics_.count_request(FinishReason::kCancelled);

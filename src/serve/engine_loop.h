@@ -7,6 +7,8 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <string>
 #include <thread>
 #include <unordered_map>
 #include <vector>
@@ -19,6 +21,20 @@ namespace plimsoll {
 // Hears of one request, on the engine's thread: updates in order, the last of which has a finish
 // reason; or an error, after which nothing more comes. Must return soon.
 using RequestListener = std::function<void(Result<RequestUpdate> update)>;
+
+// Whether an error of submit says that trying another server may help.
+bool is_queue_full(const Error& error);
+
+struct HandedOver;  // hand_over.h
+
+// Where prompts are computed if not here.
+class PromptSource {
+ public:
+  virtual ~PromptSource() = default;
+  // Answers through EngineLoop::hand_over, unless cancelled before.
+  virtual void compute(const Request& request, const std::string& server) = 0;
+  virtual void cancel(int64_t request_id) = 0;
+};
 
 class EngineLoop {
  public:
@@ -37,13 +53,24 @@ class EngineLoop {
   int64_t reserve_ids(int64_t count) { return next_id_.fetch_add(count); }
 
   // Fails where the queue is full or the loop drains (kUnavailable), or the engine refuses. All of
-  // `requests`, with ids from reserve_ids, are taken, or none.
-  Status submit(std::vector<Request> requests, RequestListener listener);
+  // `requests`, with ids from reserve_ids, are taken, or none. Where a prefill server is named, it
+  // computes the prompts.
+  Status submit(std::vector<Request> requests,
+                RequestListener listener,
+                const std::string& prefill_server = "");
   // The listener hears nothing more of these requests.
   void cancel(int64_t first_id, int64_t count);
 
   // Runs `action` on the engine's thread, between two steps.
   void post(std::function<void(Engine&)> action);
+
+  // Before the first request that names a prefill server.
+  void set_prompt_source(PromptSource* source) { prompt_source_ = source; }
+  // The answer to PromptSource::compute. From any thread.
+  void hand_over(int64_t request_id, Result<HandedOver> handed);
+
+  // Ends the engine's thread; nothing is computed any more.
+  void stop();
 
   // Refuses new requests from now on, and returns when the last one has ended.
   void drain();
@@ -59,6 +86,7 @@ class EngineLoop {
     bool has_started = false;
     bool has_token = false;
     int64_t num_prompt_tokens = 0;
+    std::optional<Request> elsewhere;  // while its prompt is computed there
   };
 
   void serve();
@@ -66,12 +94,16 @@ class EngineLoop {
   void step();
   void hear(RequestUpdate& update);
   void measure(Live& live, const RequestUpdate& update);
+  void start(Request request, const std::string& prefill_server);
+  void take_over(int64_t request_id, Result<HandedOver> handed);
+  void fail(int64_t request_id, const Error& error);
   void fail_all(const Error& error);
 
   std::unique_ptr<Engine> engine_;
   Metrics& metrics_;
   const int max_queued_;
   std::function<void(Engine&)> on_step_;
+  PromptSource* prompt_source_ = nullptr;
 
   std::mutex mutex_;
   std::condition_variable changed_;

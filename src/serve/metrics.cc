@@ -84,6 +84,18 @@ struct Metrics::Series {
       counter("plimsoll_dispatched_messages_total", "Token rows sent to another rank.");
   Counter& bytes = counter("plimsoll_dispatched_bytes_total",
                            "Bytes sent to other ranks by dispatch and combine.");
+  Gauge& hand_overs = gauge("plimsoll_hand_overs_in_flight",
+                            "Prompts being handed from a prefill to a decode server.");
+  Counter& hand_over_bytes =
+      counter("plimsoll_hand_over_bytes_total", "Bytes of sequence states handed over.");
+  Histogram& hand_over_time =
+      histogram("plimsoll_hand_over_seconds",
+                "From a prompt's sending to a prefill server to its state's arrival.",
+                kLatencyBuckets);
+  Histogram& transfer_time =
+      histogram("plimsoll_hand_over_transfer_seconds",
+                "The part of it in which the prefill server was not computing the prompt.",
+                kLatencyBuckets);
   Counter& moved = counter("plimsoll_waterfill_moved_tokens_total",
                            "Shared-expert tokens computed away from their home rank.");
 };
@@ -194,6 +206,22 @@ void Metrics::observe_step(const StepPlan& plan, const StepResult& result, doubl
           .Set(static_cast<double>(balance.total_load[l * balance.num_ranks + r]));
     }
   }
+}
+
+void Metrics::set_hand_overs(int num_in_flight) {
+  series_->hand_overs.Set(num_in_flight);
+}
+
+void Metrics::count_hand_over(const char* result, int64_t num_bytes) {
+  series_
+      ->counter("plimsoll_hand_overs_total", "Prompts handed over, by end.", {{"result", result}})
+      .Increment();
+  series_->hand_over_bytes.Increment(static_cast<double>(num_bytes));
+}
+
+void Metrics::observe_hand_over(double seconds, double transfer_seconds) {
+  series_->hand_over_time.Observe(seconds);
+  series_->transfer_time.Observe(transfer_seconds);
 }
 
 std::string Metrics::text() const {

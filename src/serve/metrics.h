@@ -30,6 +30,10 @@ class Metrics {
   void observe_inter_token(double seconds);
   void observe_request(double seconds);
   void set_rebalancing(const RebalanceStats& stats);
+  // Of prompts handed from a prefill server to a decode server, at either end.
+  void set_hand_overs(int num_in_flight);
+  void count_hand_over(const char* result, int64_t num_bytes = 0);  // done, failed, cancelled
+  void observe_hand_over(double seconds, double transfer_seconds);  // at the decode server
   void observe_step(const StepPlan& plan, const StepResult& result, double seconds);
 
   std::string text() const;

@@ -6,6 +6,7 @@
 #include <random>
 #include <sstream>
 
+#include "model/checkpoint_fingerprint.h"
 #include "plimsoll/recording.h"
 #include "record/json_text.h"
 #include "serve/balance_page.h"
@@ -105,10 +106,30 @@ Server::Server(const ServerOptions& options)
 
 Server::~Server() {
   http_.stop();
+  if (loop_) loop_->stop();
 }
 
 Status Server::start() {
+  if (Status status = start_role(); !status.ok()) return status;
   return http_.start(options_.host, options_.port);
+}
+
+Status Server::start_role() {
+  const DisaggregationOptions& role = options_.disaggregation;
+  if (!role.active()) return ok_status();
+  const Result<uint64_t> model = checkpoint_fingerprint(options_.model_dir);
+  if (!model.ok()) return model.error();
+  hello_ = {.version = kVersion, .model = *model, .role = role.mode};
+  if (role.mode == "decode") {
+    auto client = PrefillClient::create(role, metrics_);
+    if (!client.ok()) return client.error();
+    prefill_client_ = std::move(*client);
+    return ok_status();
+  }
+  auto service = PrefillService::create(role, options_.host, metrics_);
+  if (!service.ok()) return service.error();
+  prefill_service_ = std::move(*service);
+  return ok_status();
 }
 
 void Server::serve(std::unique_ptr<Engine> engine, Tokenizer tokenizer) {
@@ -116,6 +137,16 @@ void Server::serve(std::unique_ptr<Engine> engine, Tokenizer tokenizer) {
   balance_.set_placement(*engine);
   loop_ = std::make_unique<EngineLoop>(std::move(engine), options_.max_queued_requests, metrics_,
                                        [this](Engine& stepped) { after_step(stepped); });
+  const SchedulerLimits& limits = loop_->setup().limits;
+  hello_.deepep_mode = limits.mode == DeepepMode::kNormal       ? "normal"
+                       : limits.mode == DeepepMode::kLowLatency ? "low_latency"
+                                                                : "auto";
+  hello_.max_sequence_tokens = limits.max_sequence_tokens;
+  if (prefill_client_) {
+    prefill_client_->attach(*loop_, hello_);
+    loop_->set_prompt_source(prefill_client_.get());
+  }
+  if (prefill_service_) prefill_service_->attach(*loop_, hello_);
   ready_ = true;
 }
 
@@ -141,8 +172,11 @@ void Server::health(const HttpRequest&, const std::shared_ptr<HttpReply>& reply)
                        : loop_->draining() ? "shutting down"
                        : !loop_->healthy() ? "failed"
                                            : "ok";
+  Json answer = {{"status", status}};
+  if (options_.disaggregation.active()) answer["role"] = options_.disaggregation.mode;
+  if (prefill_service_) answer["bootstrap_port"] = prefill_service_->port();
   reply->send(std::string_view(status) == "ok" ? 200 : 503, "application/json",
-              std::string("{\"status\":\"") + status + "\"}\n");
+              answer.dump() + "\n");
 }
 
 // Generates one token for real.
@@ -214,6 +248,15 @@ void Server::chat_completions(const HttpRequest& request, const std::shared_ptr<
 void Server::complete(const HttpRequest& request,
                       const std::shared_ptr<HttpReply>& reply,
                       bool chat) {
+  const std::string prefill_server(request.header(kPrefillHeader));
+  if (options_.disaggregation.mode == "prefill") {
+    return send_error(*reply, 400, "this is a prefill server; ask the router");
+  }
+  if (prefill_client_ && prefill_server.empty()) {
+    return send_error(*reply, 400,
+                      "this is a decode server; ask the router, which names a prefill "
+                      "server for each request");
+  }
   const Result<nlohmann::json> body = parse_json(request.body);
   if (!body.ok()) return send_error(*reply, 400, "the body " + body.error().message);
   Result<CompletionRequest> parsed = parse_completion(*body, chat, *tokenizer_, loop_->config());
@@ -221,7 +264,8 @@ void Server::complete(const HttpRequest& request,
   CompletionJob::start({.loop = loop_.get(),
                         .tokenizer = &*tokenizer_,
                         .model_name = options_.served_model_name,
-                        .default_seed = default_seed_},
+                        .default_seed = default_seed_,
+                        .prefill_server = prefill_client_ ? prefill_server : ""},
                        std::move(*parsed), reply);
 }
 

@@ -14,6 +14,8 @@
 #include "serve/engine_loop.h"
 #include "serve/http_server.h"
 #include "serve/metrics.h"
+#include "serve/prefill_client.h"
+#include "serve/prefill_service.h"
 
 namespace plimsoll {
 
@@ -28,6 +30,8 @@ struct ServerOptions {
   bool expert_metrics_per_layer = false;
   std::function<void(const std::string&)> log;  // a line for the operator; may be empty
   std::string server_info;                      // JSON object: the options in force
+  DisaggregationOptions disaggregation;
+  std::string model_dir;  // for the hand-over's handshake
   HttpLimits http;
 };
 
@@ -36,7 +40,8 @@ class Server {
   explicit Server(const ServerOptions& options);
   ~Server();
 
-  // Listens at once; until serve() has been called every answer but /health is 503.
+  // Listens at once, for states too where prefill and decode run apart; until serve() has been
+  // called every answer but /health is 503.
   Status start();
   int port() const { return http_.port(); }
 
@@ -48,6 +53,7 @@ class Server {
 
  private:
   struct Route;
+  Status start_role();
   void handle(HttpRequest request, std::shared_ptr<HttpReply> reply);
   void after_step(Engine& engine);
   bool authorized(const HttpRequest& request, bool admin) const;
@@ -74,7 +80,10 @@ class Server {
   Metrics metrics_;
   BalanceLog balance_;
   std::optional<Tokenizer> tokenizer_;
+  HelloMessage hello_;
   std::unique_ptr<EngineLoop> loop_;
+  std::unique_ptr<PrefillClient> prefill_client_;    // of a decode server
+  std::unique_ptr<PrefillService> prefill_service_;  // of a prefill server
   std::atomic<bool> ready_ = false;
   uint64_t default_seed_ = 0;
   HttpServer http_;  // last: its thread uses all of the above
