@@ -1,4 +1,4 @@
-// One step's balance in three numbers.
+// One step's balance in a few numbers.
 #pragma once
 
 #include "engine/step.h"
@@ -12,6 +12,13 @@ struct BalanceSummary {
   double mean_ratio = 1;
   double worst_ratio = 1;
   double bound_ratio = 1;  // the mean over layers that no routing of the step can beat
+  double min_ratio = 1;    // emptiest rank over the mean, the mean over layers
+  // (token, expert) pairs, summed over layers.
+  int64_t max_load = 0;  // of each layer's fullest rank
+  int64_t min_load = 0;  // of its emptiest one
+  double mean_load = 0;
+  int64_t bound_load = 0;  // the smallest max_load that any routing of the step can have
+  int64_t home_load = 0;   // max_load, had every shared expert run at home
 };
 
 BalanceSummary summarize(const StepBalance& balance);

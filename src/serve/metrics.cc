@@ -6,9 +6,8 @@
 #include <prometheus/registry.h>
 #include <prometheus/text_serializer.h>
 
-#include <algorithm>
-#include <numeric>
-#include <vector>
+#include <initializer_list>
+#include <map>
 
 #include "engine/balance_summary.h"
 
@@ -40,6 +39,16 @@ struct Metrics::Series {
     return prometheus::BuildGauge().Name(name).Help(help).Labels(labels).Register(registry).Add(
         more);
   }
+  // One counter for each value of the label, all there from the start: a rate can be taken of what
+  // happens for the first time, and the number of series is known.
+  std::map<std::string, Counter*> counters(const char* name,
+                                           const char* help,
+                                           const char* label,
+                                           std::initializer_list<const char*> values) {
+    std::map<std::string, Counter*> by_value;
+    for (const char* value : values) by_value[value] = &counter(name, help, {{label, value}});
+    return by_value;
+  }
   Histogram& histogram(const char* name,
                        const char* help,
                        const Histogram::BucketBoundaries& buckets) {
@@ -53,6 +62,10 @@ struct Metrics::Series {
 
   Gauge& running = gauge("plimsoll_requests_running", "Requests being computed.");
   Gauge& waiting = gauge("plimsoll_requests_waiting", "Requests waiting for a rank.");
+  std::map<std::string, Counter*> ended = counters("plimsoll_requests_total",
+                                                   "Requests ended, by reason.",
+                                                   "reason",
+                                                   {"stop", "length", "cancelled"});
   Counter& prompt_tokens = counter("plimsoll_prompt_tokens_total", "Prompt tokens computed.");
   Counter& generated_tokens = counter("plimsoll_generation_tokens_total", "Tokens generated.");
   Histogram& queue_time = histogram("plimsoll_queue_time_seconds",
@@ -67,23 +80,58 @@ struct Metrics::Series {
   Histogram& request_time = histogram("plimsoll_e2e_request_latency_seconds",
                                       "From a request's arrival to its last token.",
                                       kLatencyBuckets);
-  Histogram& step_time =
-      histogram("plimsoll_step_duration_seconds", "Of one step of all ranks.", kLatencyBuckets);
+  std::map<std::string, Counter*> steps = counters("plimsoll_steps_total",
+                                                   "Steps of all ranks, by dispatch mode.",
+                                                   "mode",
+                                                   {"normal", "low_latency"});
+  Histogram& step_time = histogram(
+      "plimsoll_step_duration_seconds", "Duration of one step of all ranks.", kLatencyBuckets);
   Histogram& imbalance = histogram("plimsoll_step_max_over_mean_ratio",
                                    "Fullest rank over the mean of a layer, the layers' mean in a "
                                    "step; 1 is level.",
                                    kRatioBuckets);
-  Gauge& last_mean = gauge("plimsoll_balance_mean_ratio",
-                           "Mean over layers of max/mean tokens per rank, last step.");
-  Gauge& last_worst =
-      gauge("plimsoll_balance_worst_ratio", "Worst layer's max/mean tokens per rank, last step.");
+  Gauge& last_max = gauge("plimsoll_balance_max_over_mean_ratio",
+                          "Fullest rank over the mean of a layer, the layers' mean in the last "
+                          "step.");
+  Gauge& last_min = gauge("plimsoll_balance_min_over_mean_ratio",
+                          "Emptiest rank over the mean of a layer, the layers' mean in the last "
+                          "step.");
+  Gauge& last_worst = gauge("plimsoll_balance_worst_layer_ratio",
+                            "Fullest rank over the mean of the worst layer of the last step.");
   Gauge& last_bound = gauge("plimsoll_balance_bound_ratio",
-                            "The least mean over layers of max/mean that any routing of the last "
-                            "step could have reached.");
+                            "The least plimsoll_balance_max_over_mean_ratio that any routing of "
+                            "the last step could have reached.");
+  std::map<std::string, Counter*> loads = counters(
+      "plimsoll_balance_load_total",
+      "Load of each layer's fullest (max), emptiest (min) and mean rank, the least maximum that "
+      "any "
+      "routing could have reached (bound), and the maximum had every shared expert run at home "
+      "(home); summed over layers and steps.",
+      "of",
+      {"max", "min", "mean", "bound", "home"});
   Counter& messages =
       counter("plimsoll_dispatched_messages_total", "Token rows sent to another rank.");
   Counter& bytes = counter("plimsoll_dispatched_bytes_total",
                            "Bytes sent to other ranks by dispatch and combine.");
+  Counter& moved = counter("plimsoll_waterfill_moved_tokens_total",
+                           "Shared-expert tokens computed away from their home rank.");
+
+  std::map<std::string, Counter*> rebalances =
+      counters("plimsoll_eplb_rebalances_total",
+               "Rebalances by result; skipped: level enough, or no layer gains.",
+               "result",
+               {"switched", "skipped", "failed"});
+  Counter& switched_layers =
+      counter("plimsoll_eplb_switched_layers_total", "Layers given another placement.");
+  Counter& moved_experts = counter("plimsoll_eplb_moved_experts_total",
+                                   "Experts that had to come to a rank that did not hold them.");
+  Gauge& longest_pause =
+      gauge("plimsoll_eplb_longest_pause_seconds", "Longest switch between two steps.");
+
+  std::map<std::string, Counter*> hand_overs_ended = counters("plimsoll_hand_overs_total",
+                                                              "Prompts handed over, by end.",
+                                                              "result",
+                                                              {"done", "failed", "cancelled"});
   Gauge& hand_overs = gauge("plimsoll_hand_overs_in_flight",
                             "Prompts being handed from a prefill to a decode server.");
   Counter& hand_over_bytes =
@@ -96,8 +144,6 @@ struct Metrics::Series {
       histogram("plimsoll_hand_over_transfer_seconds",
                 "The part of it in which the prefill server was not computing the prompt.",
                 kLatencyBuckets);
-  Counter& moved = counter("plimsoll_waterfill_moved_tokens_total",
-                           "Shared-expert tokens computed away from their home rank.");
 };
 
 Metrics::Metrics(const MetricsOptions& options) : series_(std::make_unique<Series>(options)) {}
@@ -119,8 +165,7 @@ void Metrics::count_request(FinishReason reason) {
   const char* word = reason == FinishReason::kStop     ? "stop"
                      : reason == FinishReason::kLength ? "length"
                                                        : "cancelled";
-  series_->counter("plimsoll_requests_total", "Requests ended, by reason.", {{"reason", word}})
-      .Increment();
+  series_->ended.at(word)->Increment();
 }
 
 void Metrics::observe_queue(double seconds) {
@@ -146,28 +191,18 @@ void Metrics::set_rebalancing(const RebalanceStats& stats) {
   const auto set = [](Counter& counter, int64_t value) {
     counter.Increment(static_cast<double>(value) - counter.Value());
   };
-  const auto set_turns = [&](const char* result, int64_t value) {
-    set(series_->counter("plimsoll_eplb_rebalances_total",
-                         "Rebalances by result; skipped: level enough, or no layer gains.",
-                         {{"result", result}}),
-        value);
-  };
-  set_turns("switched", stats.num_rebalances);
-  set_turns("skipped", stats.num_skipped);
-  set_turns("failed", stats.num_failed);
-  set(series_->counter("plimsoll_eplb_switched_layers_total", "Layers given another placement."),
-      stats.num_switched_layers);
-  set(series_->counter("plimsoll_eplb_moved_experts_total",
-                       "Experts that had to come to a rank that did not hold them."),
-      stats.num_moved_experts);
-  series_->gauge("plimsoll_eplb_longest_pause_seconds", "Longest switch between two steps.")
-      .Set(stats.longest_pause_seconds);
+  set(*series_->rebalances.at("switched"), stats.num_rebalances);
+  set(*series_->rebalances.at("skipped"), stats.num_skipped);
+  set(*series_->rebalances.at("failed"), stats.num_failed);
+  set(series_->switched_layers, stats.num_switched_layers);
+  set(series_->moved_experts, stats.num_moved_experts);
+  series_->longest_pause.Set(stats.longest_pause_seconds);
   if (!stats.last) return;
   const auto set_ratio = [&](const char* when, double value) {
     series_
         ->gauge("plimsoll_eplb_max_over_mean_ratio",
                 "Fullest rank over the mean, all layers: before the last rebalance, predicted "
-                "for it, and measured after it.",
+                "for it, and measured after it; with --enable-eplb.",
                 {{"when", when}})
         .Set(value);
   };
@@ -179,10 +214,7 @@ void Metrics::set_rebalancing(const RebalanceStats& stats) {
 
 void Metrics::observe_step(const StepPlan& plan, const StepResult& result, double seconds) {
   const bool normal = plan.mode == StepMode::kNormal;
-  series_
-      ->counter("plimsoll_steps_total", "Steps of all ranks, by dispatch mode.",
-                {{"mode", normal ? "normal" : "low_latency"}})
-      .Increment();
+  series_->steps.at(normal ? "normal" : "low_latency")->Increment();
   series_->step_time.Observe(seconds);
   for (const RankResult& rank : result.ranks) {
     series_->messages.Increment(static_cast<double>(rank.traffic.num_messages));
@@ -192,16 +224,25 @@ void Metrics::observe_step(const StepPlan& plan, const StepResult& result, doubl
   const BalanceSummary summary = summarize(result.balance);
   if (summary.num_layers == 0) return;
   series_->imbalance.Observe(summary.mean_ratio);
-  series_->last_mean.Set(summary.mean_ratio);
+  series_->last_max.Set(summary.mean_ratio);
+  series_->last_min.Set(summary.min_ratio);
   series_->last_worst.Set(summary.worst_ratio);
   series_->last_bound.Set(summary.bound_ratio);
+  const auto add_load = [&](const char* of, double pairs) {
+    series_->loads.at(of)->Increment(pairs);
+  };
+  add_load("max", static_cast<double>(summary.max_load));
+  add_load("min", static_cast<double>(summary.min_load));
+  add_load("mean", summary.mean_load);
+  add_load("bound", static_cast<double>(summary.bound_load));
+  add_load("home", static_cast<double>(summary.home_load));
   if (!series_->per_layer) return;
   const StepBalance& balance = result.balance;
   for (int l = 0; l < balance.num_layers; ++l) {
     for (int r = 0; r < balance.num_ranks; ++r) {
       series_
-          ->gauge("plimsoll_rank_load_tokens",
-                  "(token, expert) pairs computed by a rank at a layer, last step.",
+          ->gauge("plimsoll_rank_load",
+                  "Load of a rank at a layer in the last step; with --expert-metrics-per-layer.",
                   {{"layer", std::to_string(l)}, {"rank", std::to_string(r)}})
           .Set(static_cast<double>(balance.total_load[l * balance.num_ranks + r]));
     }
@@ -213,9 +254,7 @@ void Metrics::set_hand_overs(int num_in_flight) {
 }
 
 void Metrics::count_hand_over(const char* result, int64_t num_bytes) {
-  series_
-      ->counter("plimsoll_hand_overs_total", "Prompts handed over, by end.", {{"result", result}})
-      .Increment();
+  series_->hand_overs_ended.at(result)->Increment();
   series_->hand_over_bytes.Increment(static_cast<double>(num_bytes));
 }
 
