@@ -24,18 +24,20 @@ struct PlanOptions {
   // The placement in force; num_layers 0: none. `plimsoll` then names ranks and slots so that few
   // experts move.
   Placement in_force;
-  // plimsoll, with a placement in force: how many experts may move, over all layers; the layers
-  // that have most to gain come first. -1: any number.
+  // plimsoll, with a placement in force: how many experts may move, over all layers; they are spent
+  // where each lowers the maxima most. -1: any number.
   int max_moved_experts = -1;
 };
 
 // The values of --eplb-algorithm.
 //   plimsoll               ours and the default: level for the known load wherever there are at
 //                          least ranks - 1 redundant experts, then as level as possible over the
-//                          recorded steps, routed exactly; never two copies of an expert on one rank
+//                          recorded steps, routed exactly; never two copies of an expert on one
+//                          rank
 //   plimsoll_hierarchical  the same, with all copies of an expert group within one node
-//   auto                   SGLang's rule: deepseek_hierarchical where the model has expert groups
-//                          that divide over the nodes, else deepseek
+//   auto                   SGLang's rule: elasticity_aware where a rank is dead; else
+//                          deepseek_hierarchical where the model has expert groups that divide over
+//                          the nodes, else deepseek
 //   others                 see eplb.h
 std::span<const std::string_view> eplb_algorithms();
 
@@ -55,6 +57,7 @@ struct Certificate {
   int64_t lower_bound = 0;    // no placement with as many slots has a smaller max_load
   Bound binding = Bound::kMean;
   int32_t hottest_expert = 0;
+  int64_t hottest_load = 0;
   int32_t hottest_copies = 0;        // ranks that hold the hottest expert
   std::vector<uint8_t> bound_ranks;  // [num_ranks] 1: ranks whose load cannot leave them; they set
                                      // max_load
@@ -79,6 +82,22 @@ struct Plan {
 // (it names the nearest counts that do), groups or nodes that do not divide, and a load without any
 // token.
 Result<Plan> make_plan(const LoadHistory& load, const PlanOptions& options);
+
+// One placement for several recorded loads, such as the prompts of the day and those of the night.
+struct RobustPlan {
+  Placement placement;
+  std::string algorithm;
+  std::vector<std::vector<Certificate>> certificates;  // [scenario][layer], of each load by itself
+  std::vector<int32_t> moved_experts;                  // as Plan's
+};
+
+// Plans for the worst of the scenarios: in every layer the largest of their max/mean, over the
+// recorded steps routed exactly, is made as small as the search finds, and of equals the mean,
+// weighted by recorded tokens. Never worse, judged so, than the plan it finds for any of them
+// alone. Fails as make_plan does, and on loads of different layers or experts, algorithms other
+// than plimsoll and plimsoll_hierarchical, or a limit on moved experts.
+Result<RobustPlan> make_robust_plan(std::span<const LoadHistory> scenarios,
+                                    const PlanOptions& options);
 
 // Per layer, the slots of `to` whose rank does not hold their expert in `from`. Both must have the
 // same layers, slots and ranks.

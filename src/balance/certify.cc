@@ -59,6 +59,7 @@ Certificate certify_layer(const Placement& placement,
   c.binding = bound.binding;
   c.hottest_expert =
       static_cast<int32_t>(std::max_element(load.begin(), load.end()) - load.begin());
+  c.hottest_load = load[c.hottest_expert];
   c.hottest_copies = replicas.count(c.hottest_expert);
   return c;
 }
@@ -94,6 +95,23 @@ Status check_input(const Placement& placement,
   return ok_status();
 }
 
+std::string percent(double share) {
+  const auto tenths = static_cast<int64_t>(share * 1000 + 0.5);
+  return std::to_string(tenths / 10) + "." + std::to_string(tenths % 10) + " %";
+}
+
+std::string list_ranks(std::span<const uint8_t> marked) {
+  constexpr int kMost = 8;
+  std::string text;
+  int listed = 0;
+  for (size_t r = 0; r < marked.size(); ++r) {
+    if (marked[r] == 0) continue;
+    if (++listed > kMost) return text + " ...";
+    text += " " + std::to_string(r);
+  }
+  return text;
+}
+
 }  // namespace
 
 Result<std::vector<Certificate>> certify(const Placement& placement,
@@ -116,34 +134,36 @@ Result<std::vector<Certificate>> certify(const Placement& placement,
 }
 
 std::string explain(const Certificate& c) {
-  const auto percent_over = [](int64_t value, double base) {
-    const int64_t tenths =
-        static_cast<int64_t>((static_cast<double>(value) / base - 1) * 1000 + 0.5);
-    return std::to_string(tenths / 10) + "." + std::to_string(tenths % 10) + " %";
-  };
   if (c.mean_load == 0) return "no expert of this layer was used";
-  std::string text;
-  if (c.max_load == c.lower_bound) {
-    text = "proven optimal: ";
-  } else {
-    text = "at most " + percent_over(c.max_load, static_cast<double>(c.lower_bound)) +
-           " above the best placement: ";
+  const std::string copies = std::to_string(c.hottest_copies);
+  const std::string hottest = "expert " + std::to_string(c.hottest_expert) + " (" +
+                              percent(static_cast<double>(c.hottest_load) / c.mean_load) +
+                              " of the mean rank, " + copies +
+                              (c.hottest_copies == 1 ? " copy)" : " copies)");
+  const std::string bound = std::to_string(c.lower_bound) + " tokens, " +
+                            percent(static_cast<double>(c.lower_bound) / c.mean_load - 1) +
+                            " above the mean rank";
+  const bool is_optimal = c.max_load == c.lower_bound;
+  std::string text = "proven optimal: ";
+  if (!is_optimal) {
+    text = "at most " + percent(c.gap()) + " above the best placement: ranks" +
+           list_ranks(c.bound_ranks) + " hold experts without copies elsewhere; ";
   }
   switch (c.binding) {
     case Bound::kMean:
       return text + "no placement is below the mean of " + std::to_string(c.lower_bound) +
              " tokens per rank";
     case Bound::kReplicaBudget:
-      return text + "expert " + std::to_string(c.hottest_expert) +
-             " and its like need more copies than the "
-             "slots allow; with the best use of them some copy carries " +
-             std::to_string(c.lower_bound) + " tokens, " +
-             percent_over(c.lower_bound, c.mean_load) + " above the mean rank";
+      return text + hottest +
+             " and its like need more copies than there are slots; however these are spent, some "
+             "copy carries " +
+             bound;
     case Bound::kSlotCardinality:
-      return text + "without redundant experts the slots are full: the rank of expert " +
-             std::to_string(c.hottest_expert) + " or of its like cannot hold less than " +
-             std::to_string(c.lower_bound) + " tokens, " +
-             percent_over(c.lower_bound, c.mean_load) + " above the mean rank";
+      return text + hottest +
+             " or one of its like shares its rank with as many others as there are slots, and "
+             "there "
+             "are no redundant ones: with the coldest it carries " +
+             bound;
   }
   return text;
 }

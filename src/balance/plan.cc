@@ -4,6 +4,7 @@
 
 #include "balance/align.h"
 #include "balance/eplb_check.h"
+#include "balance/plan_check.h"
 #include "balance/plimsoll.h"
 #include "plimsoll/eplb.h"
 
@@ -47,6 +48,9 @@ Status check_load(const LoadHistory& load) {
 
 std::string resolve(const PlanOptions& options) {
   if (options.algorithm != "auto") return options.algorithm;
+  if (std::count(options.active_ranks.begin(), options.active_ranks.end(), 0) > 0) {
+    return "elasticity_aware";
+  }
   const bool divides = options.num_groups > 0 && options.num_nodes > 0 &&
                        options.num_groups % options.num_nodes == 0;
   return divides ? "deepseek_hierarchical" : "deepseek";
@@ -148,7 +152,7 @@ std::vector<int64_t> total_load(const LoadHistory& load) {
   return total;
 }
 
-Result<Plan> make_plan(const LoadHistory& load, const PlanOptions& options) {
+Status check_plan(const LoadHistory& load, const PlanOptions& options) {
   if (std::find(std::begin(kAlgorithms), std::end(kAlgorithms), options.algorithm) ==
       std::end(kAlgorithms)) {
     std::string names;
@@ -158,12 +162,14 @@ Result<Plan> make_plan(const LoadHistory& load, const PlanOptions& options) {
     }
     return invalid_argument("unknown algorithm '" + options.algorithm + "'; use one of " + names);
   }
-  if (Status status = check_load(load); !status.ok()) return status.error();
+  if (Status status = check_load(load); !status.ok()) return status;
+  return check_options(resolve(options), load, options);
+}
+
+Result<Plan> make_plan(const LoadHistory& load, const PlanOptions& options) {
+  if (Status status = check_plan(load, options); !status.ok()) return status.error();
   Plan plan;
   plan.algorithm = resolve(options);
-  if (Status status = check_options(plan.algorithm, load, options); !status.ok()) {
-    return status.error();
-  }
   Result<Placement> placement = run_algorithm(plan.algorithm, load, options);
   if (!placement.ok()) return placement.error();
   plan.placement = std::move(*placement);

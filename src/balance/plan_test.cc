@@ -81,6 +81,10 @@ TEST(Plan, AutoIsHierarchicalWhereGroupsDivideOverNodes) {
   EXPECT_EQ(make_plan(load, options)->algorithm, "deepseek_hierarchical");
   options.num_groups = 1;
   EXPECT_EQ(make_plan(load, options)->algorithm, "deepseek");
+  options.num_groups = 4;
+  options.num_redundant_experts = 4;
+  options.active_ranks = {1, 1, 0, 1};
+  EXPECT_EQ(make_plan(load, options)->algorithm, "elasticity_aware");
 }
 
 TEST(Plan, DeadRanksHoldNothing) {
@@ -234,6 +238,42 @@ RC_GTEST_PROP(Plimsoll, MovesNoMoreExpertsThanAllowed, (uint64_t seed)) {
   }
 }
 
+// Sum of the maxima over layers.
+int64_t time_of(const std::vector<Certificate>& certificates) {
+  return std::accumulate(certificates.begin(), certificates.end(), int64_t{0},
+                         [](int64_t sum, const Certificate& c) { return sum + c.max_load; });
+}
+
+TEST(Plimsoll, SpendsMovesWhereTheyHelpMost) {
+  SplitMix64 random{11};
+  PlanOptions options;
+  options.num_ranks = 8;
+  options.num_redundant_experts = 8;
+  const int num_layers = 6;
+  LoadHistory before{1, num_layers, 64, {}};
+  LoadHistory after = before;
+  for (int l = 0; l < num_layers; ++l) {
+    for (LoadHistory* load : {&before, &after}) {
+      const std::vector<int64_t> counts = random_load(random, 64);
+      load->counts.insert(load->counts.end(), counts.begin(), counts.end());
+    }
+  }
+  options.in_force = make_plan(before, options)->placement;
+  const int64_t stay = time_of(*certify(options.in_force, after.counts));
+  const int64_t best = time_of(make_plan(after, options)->certificates);
+  int64_t last = stay;
+  for (const int moves : {0, 10, 40, 160}) {
+    options.max_moved_experts = moves;
+    const int64_t time = time_of(make_plan(after, options)->certificates);
+    EXPECT_LE(time, last) << moves;
+    last = time;
+    // Each layer alone needs fewer than 40 moves to be level: 40 over all buy half of the way.
+    if (moves == 40) {
+      EXPECT_LE(time - best, (stay - best) / 2);
+    }
+  }
+}
+
 TEST(Plimsoll, ReplanningTheSameLoadMovesNothing) {
   SplitMix64 random{5};
   PlanOptions options;
@@ -262,6 +302,102 @@ int64_t best_of_all(Placement& p, std::span<const int64_t> load, int slot) {
     best = std::min(best, best_of_all(p, load, slot + 1));
   }
   return best;
+}
+
+double worst_ratio(const std::vector<std::vector<Certificate>>& certificates) {
+  double worst = 0;
+  for (const auto& layers : certificates) {
+    worst = std::max(worst, static_cast<double>(layers[0].max_load) / layers[0].mean_load);
+  }
+  return worst;
+}
+
+// One layer's placement under loads of one step.
+double worst_ratio(const Placement& placement, const std::vector<LoadHistory>& scenarios) {
+  std::vector<std::vector<Certificate>> certificates;
+  for (const LoadHistory& load : scenarios) {
+    certificates.push_back(*certify(placement, load.counts));
+  }
+  return worst_ratio(certificates);
+}
+
+RC_GTEST_PROP(RobustPlan, WorstCaseIsNoWorseThanAnyOtherPlans, (uint64_t seed)) {
+  SplitMix64 random{seed};
+  PlanOptions options;
+  options.num_ranks = 2 + static_cast<int>(random.below(7));
+  const int num_experts = options.num_ranks * (1 + static_cast<int>(random.below(6)));
+  options.num_redundant_experts = options.num_ranks * static_cast<int>(random.below(2));
+  std::vector<LoadHistory> scenarios;
+  LoadHistory sum = one_step(1, num_experts, std::vector<int64_t>(num_experts, 0));
+  for (uint32_t s = 0; s < 2 + random.below(3); ++s) {
+    scenarios.push_back(one_step(1, num_experts, random_load(random, num_experts)));
+    for (int e = 0; e < num_experts; ++e) sum.counts[e] += scenarios.back().counts[e];
+  }
+  const auto robust = make_robust_plan(scenarios, options);
+  RC_ASSERT(robust.ok());
+  RC_ASSERT(validate(robust->placement).ok());
+  RC_ASSERT(!has_double_copy(robust->placement, 0));
+  RC_ASSERT(worst_ratio(robust->placement, scenarios) == worst_ratio(robust->certificates));
+  std::vector<LoadHistory> others = scenarios;
+  others.push_back(sum);
+  for (const LoadHistory& load : others) {
+    RC_ASSERT(worst_ratio(robust->certificates) <=
+              worst_ratio(make_plan(load, options)->placement, scenarios));
+  }
+  const auto again = make_robust_plan(scenarios, options);
+  RC_ASSERT(again->placement.physical_to_logical == robust->placement.physical_to_logical);
+}
+
+// Experts 0 and 1 are hot by day, 2 and 3 by night. Many more tokens by day would hide the night
+// from a plan for the sum.
+TEST(RobustPlan, LooksAfterTheSmallScenarioToo) {
+  const std::vector<LoadHistory> scenarios = {
+      one_step(1, 8, {40000, 40000, 10, 20, 10000, 10000, 10000, 10000}),
+      one_step(1, 8, {0, 0, 40, 40, 10, 10, 10, 10})};
+  PlanOptions options;
+  options.num_ranks = 2;
+  const auto robust = make_robust_plan(scenarios, options);
+  ASSERT_TRUE(robust.ok()) << robust.error().message;
+  Placement p{1, 8, 8, 2, std::vector<int32_t>(8)};
+  double best = 100;
+  for (int set = 0; set < 256; ++set) {  // every way to split 8 experts over 2 ranks
+    if (std::popcount(static_cast<unsigned>(set)) != 4) continue;
+    int next[2] = {0, 4};
+    for (int e = 0; e < 8; ++e) p.physical_to_logical[next[set >> e & 1]++] = e;
+    best = std::min(best, worst_ratio(p, scenarios));
+  }
+  EXPECT_DOUBLE_EQ(worst_ratio(robust->certificates), best);
+  EXPECT_LT(best, 1.001);
+}
+
+RC_GTEST_PROP(RobustPlan, ComesCloseToTheBestOfAll, (uint64_t seed)) {
+  SplitMix64 random{seed};
+  PlanOptions options;
+  options.num_ranks = 2;
+  const std::vector<LoadHistory> scenarios = {one_step(1, 6, random_load(random, 6)),
+                                              one_step(1, 6, random_load(random, 6))};
+  const auto robust = make_robust_plan(scenarios, options);
+  Placement p{1, 6, 6, 2, std::vector<int32_t>(6)};
+  double best = 100;
+  for (int set = 0; set < 64; ++set) {
+    if (std::popcount(static_cast<unsigned>(set)) != 3) continue;
+    int next[2] = {0, 3};
+    for (int e = 0; e < 6; ++e) p.physical_to_logical[next[set >> e & 1]++] = e;
+    best = std::min(best, worst_ratio(p, scenarios));
+  }
+  RC_ASSERT(worst_ratio(robust->certificates) <= best * 1.25);
+}
+
+TEST(RobustPlan, RefusesWithReason) {
+  PlanOptions options;
+  options.num_ranks = 2;
+  const LoadHistory a = one_step(1, 4, {1, 2, 3, 4}), b = one_step(1, 2, {1, 2});
+  EXPECT_NE(make_robust_plan(std::vector{a, b}, options).error().message.find("different models"),
+            std::string::npos);
+  options.algorithm = "deepseek";
+  EXPECT_NE(make_robust_plan(std::vector{a, a}, options).error().message.find("need plimsoll"),
+            std::string::npos);
+  EXPECT_FALSE(make_robust_plan({}, options).ok());
 }
 
 RC_GTEST_PROP(Plan, NoPlacementBeatsTheBound, (uint64_t seed)) {

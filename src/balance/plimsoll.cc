@@ -12,44 +12,8 @@
 namespace plimsoll {
 namespace {
 
-// One layer's load, or that of the experts of one node.
-struct LayerLoad {
-  std::vector<int64_t> total;  // [num_experts]
-  std::vector<int64_t> steps;  // [num_steps, num_experts], runs of recorded steps taken together
-
-  int num_experts() const { return static_cast<int>(total.size()); }
-  int num_steps() const { return static_cast<int>(steps.size() / total.size()); }
-};
-
-// As many steps as are worth looking at: the work of planning grows with them, what they tell does
-// not.
-int num_merged_steps(const LoadHistory& load) {
-  constexpr int64_t kMaxSteps = 64;
-  constexpr int64_t kMaxPairs = int64_t{1} << 23;  // of experts, over all steps
-  const int64_t pairs = int64_t{load.num_logical_experts} * load.num_logical_experts;
-  const int64_t most = std::clamp<int64_t>(kMaxPairs / pairs, 1, kMaxSteps);
-  return static_cast<int>(std::min<int64_t>(load.num_steps, most));
-}
-
-LayerLoad layer_load(const LoadHistory& load, int layer) {
-  const size_t experts = load.num_logical_experts;
-  const int merged = num_merged_steps(load);
-  LayerLoad result;
-  result.total.assign(experts, 0);
-  result.steps.assign(merged * experts, 0);
-  for (int step = 0; step < load.num_steps; ++step) {
-    const size_t from = (static_cast<size_t>(step) * load.num_layers + layer) * experts;
-    const size_t to = static_cast<size_t>(int64_t{step} * merged / load.num_steps) * experts;
-    for (size_t e = 0; e < experts; ++e) {
-      result.total[e] += load.counts[from + e];
-      result.steps[to + e] += load.counts[from + e];
-    }
-  }
-  return result;
-}
-
 LayerLoad select(const LayerLoad& load, std::span<const int32_t> experts) {
-  LayerLoad selected;
+  LayerLoad selected{.total_counts = load.total_counts};
   for (const int32_t e : experts) selected.total.push_back(load.total[e]);
   for (int t = 0; t < load.num_steps(); ++t) {
     for (const int32_t e : experts) {
@@ -61,7 +25,7 @@ LayerLoad select(const LayerLoad& load, std::span<const int32_t> experts) {
 
 // The steps and, weighing as much as they do together, their total.
 std::vector<int64_t> search_steps(const LayerLoad& load) {
-  if (load.num_steps() == 1) return load.total;
+  if (load.num_steps() == 1 || !load.total_counts) return load.steps;
   std::vector<int64_t> steps = load.steps;
   steps.insert(steps.end(), load.total.begin(), load.total.end());
   return steps;
@@ -90,18 +54,6 @@ std::vector<int32_t> canonical_order(const LayerLoad& load) {
   return order;
 }
 
-// What the plan is for: the maxima of all steps, routed exactly.
-int64_t sum_of_maxima(const LayerPlan& plan, std::span<const int64_t> steps, size_t num_experts) {
-  const Placement placement{1, static_cast<int>(num_experts), plan.num_slots(), plan.num_ranks,
-                            plan.expert};
-  ExactLoad exact(replica_table(placement, 0), plan.num_ranks);
-  int64_t sum = 0;
-  for (size_t row = 0; row < steps.size(); row += num_experts) {
-    sum += exact.max_load(steps.subspan(row, num_experts));
-  }
-  return sum;
-}
-
 LayerPlan plan_ranks(const LayerLoad& named, int num_ranks, int slots_per_rank) {
   const std::vector<int32_t> order = canonical_order(named);
   const LayerLoad load = select(named, order);
@@ -125,7 +77,7 @@ LayerPlan plan_ranks(const LayerLoad& named, int num_ranks, int slots_per_rank) 
 // Deals the expert groups out to the nodes as if these were ranks, then plans every node by itself.
 LayerPlan plan_nodes(const LayerLoad& load, const PlanOptions& options, int slots_per_rank) {
   const int group_size = load.num_experts() / options.num_groups;
-  LayerLoad groups;
+  LayerLoad groups{.total_counts = load.total_counts};
   for (size_t i = 0; i < load.total.size(); i += group_size) {
     groups.total.push_back(
         std::accumulate(&load.total[i], &load.total[i] + group_size, int64_t{0}));
@@ -150,30 +102,87 @@ LayerPlan plan_nodes(const LayerLoad& load, const PlanOptions& options, int slot
   return plan;
 }
 
-// Improves the placement in force within the moves allowed, the layers first that overflow most.
+}  // namespace
+
+int64_t sum_of_maxima(const LayerPlan& plan, std::span<const int64_t> steps, size_t num_experts) {
+  const Placement placement{1, static_cast<int>(num_experts), plan.num_slots(), plan.num_ranks,
+                            plan.expert};
+  ExactLoad exact(replica_table(placement, 0), plan.num_ranks);
+  int64_t sum = 0;
+  for (size_t row = 0; row < steps.size(); row += num_experts) {
+    sum += exact.max_load(steps.subspan(row, num_experts));
+  }
+  return sum;
+}
+
+LayerPlan plan_layer(const LayerLoad& load, const PlanOptions& options) {
+  const int slots_per_rank =
+      (load.num_experts() + options.num_redundant_experts) / options.num_ranks;
+  return options.algorithm == "plimsoll_hierarchical"
+             ? plan_nodes(load, options, slots_per_rank)
+             : plan_ranks(load, options.num_ranks, slots_per_rank);
+}
+
+namespace {
+
+// One layer's placement after so many moves, and the maxima that it leaves.
+struct Offer {
+  int num_moved = 0;
+  int64_t maxima = 0;
+  LayerPlan plan;
+};
+
+// What more and more moves buy in one layer: the placement in force, then better and better ones.
+std::vector<Offer> make_offers(const LayerLoad& load, const LayerPlan& in_force, int max_moved) {
+  const std::vector<int64_t> steps = search_steps(load);
+  const int most = std::min(max_moved, in_force.num_slots());
+  SearchLimits limits{.num_proposals = num_proposals(in_force, load), .home = in_force.expert};
+  std::vector<Offer> offers = {{0, sum_of_maxima(in_force, steps, load.num_experts()), in_force}};
+  for (int moves = 1; moves <= most; moves = moves < most ? std::min(2 * moves, most) : most + 1) {
+    limits.max_moved = moves;
+    LayerPlan plan = search_placement(offers.back().plan, steps, load.num_experts(), limits);
+    const int64_t maxima = sum_of_maxima(plan, steps, load.num_experts());
+    if (maxima >= offers.back().maxima) continue;
+    const int num_moved = count_moved(plan, in_force.expert);
+    offers.push_back({num_moved, maxima, std::move(plan)});
+  }
+  return offers;
+}
+
+// Spends the moves where they lower the maxima most for each.
 void improve_in_force(const LoadHistory& load, const PlanOptions& options, Placement& placement) {
-  const size_t slots = placement.num_physical_experts;
-  const std::vector<Certificate> now = *certify(options.in_force, total_load(load));
-  std::vector<int> layers(load.num_layers);
-  std::iota(layers.begin(), layers.end(), 0);
-  const auto excess = [&](int l) {
-    return static_cast<double>(now[l].max_load) - now[l].mean_load;
-  };
-  std::stable_sort(layers.begin(), layers.end(),
-                   [&](int a, int b) { return excess(a) > excess(b); });
-  SearchLimits limits;
-  limits.max_moved = options.max_moved_experts;
-  for (const int l : layers) {
-    const auto in_force = options.in_force.layer(l);
-    LayerPlan plan{
-        placement.num_ranks, placement.slots_per_rank(), {in_force.begin(), in_force.end()}};
-    const LayerLoad layer = layer_load(load, l);
-    limits.home = plan.expert;
-    limits.num_proposals = num_proposals(plan, layer);
-    plan = search_placement(plan, search_steps(layer), layer.num_experts(), limits);
-    limits.max_moved -= count_moved(plan, in_force);
-    std::copy(plan.expert.begin(), plan.expert.end(),
-              placement.physical_to_logical.begin() + l * slots);
+  std::vector<std::vector<Offer>> offers;  // [layer]
+  for (int l = 0; l < load.num_layers; ++l) {
+    const auto experts = options.in_force.layer(l);
+    const LayerPlan in_force{
+        placement.num_ranks, placement.slots_per_rank(), {experts.begin(), experts.end()}};
+    offers.push_back(make_offers(layer_load(load, l), in_force, options.max_moved_experts));
+  }
+  std::vector<size_t> taken(offers.size(), 0);
+  for (int left = options.max_moved_experts;;) {
+    double best_gain = 0;
+    size_t best_layer = 0;
+    size_t best_offer = 0;
+    for (size_t l = 0; l < offers.size(); ++l) {
+      const Offer& now = offers[l][taken[l]];
+      for (size_t i = taken[l] + 1; i < offers[l].size(); ++i) {
+        const int moves = offers[l][i].num_moved - now.num_moved;
+        const double gain = static_cast<double>(now.maxima - offers[l][i].maxima) / moves;
+        if (moves > left || gain <= best_gain) continue;
+        best_gain = gain;
+        best_layer = l;
+        best_offer = i;
+      }
+    }
+    if (best_gain == 0) break;
+    left -=
+        offers[best_layer][best_offer].num_moved - offers[best_layer][taken[best_layer]].num_moved;
+    taken[best_layer] = best_offer;
+  }
+  for (size_t l = 0; l < offers.size(); ++l) {
+    std::ranges::copy(offers[l][taken[l]].plan.expert,
+                      placement.physical_to_logical.begin() +
+                          static_cast<ptrdiff_t>(l) * placement.num_physical_experts);
   }
 }
 
@@ -193,10 +202,7 @@ Result<Placement> plan_plimsoll(const LoadHistory& load, const PlanOptions& opti
     return placement;
   }
   for (int l = 0; l < load.num_layers; ++l) {
-    const LayerLoad layer = layer_load(load, l);
-    LayerPlan plan = options.algorithm == "plimsoll_hierarchical"
-                         ? plan_nodes(layer, options, placement.slots_per_rank())
-                         : plan_ranks(layer, options.num_ranks, placement.slots_per_rank());
+    LayerPlan plan = plan_layer(layer_load(load, l), options);
     if (has_in_force) align(plan, options.in_force.layer(l));
     std::copy(plan.expert.begin(), plan.expert.end(),
               placement.physical_to_logical.begin() + l * slots);
