@@ -5,7 +5,7 @@
 namespace plimsoll {
 namespace {
 
-const std::array<Command, 9> kCommands = {{
+const std::array<Command, 10> kCommands = {{
     {kGenerate,
      "generate",
      "Continue prompts.",
@@ -51,8 +51,17 @@ const std::array<Command, 9> kCommands = {{
      "plan",
      "Plan a placement of the experts from recorded load.",
      {"plimsoll plan --load expert_distribution_recorder_1700000000.0.pt --ep-size 8 \\\n"
-      "      --ep-num-redundant-experts 8 --out placement.json"},
+      "      --ep-num-redundant-experts 8 --out placement.json --explain",
+      "plimsoll plan --load today.pt --ep-size 8 --ep-num-redundant-experts 8 \\\n"
+      "      --placement placement.json --max-moved-experts 100 --out tomorrow.json",
+      "plimsoll plan --scenario day.pt --scenario night.pt --ep-size 8 --out both.json"},
      run_plan},
+    {kReport,
+     "report",
+     "Draw recorded load and a plan for it as a page for a browser.",
+     {"plimsoll report --load expert_distribution_recorder_1700000000.0.pt --ep-size 8 \\\n"
+      "      --ep-num-redundant-experts 8 --out report.html"},
+     run_report},
     {kInspect,
      "inspect",
      "Say what a recorder file, placement, trace or checkpoint holds.",

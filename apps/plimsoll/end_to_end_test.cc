@@ -3,10 +3,12 @@
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <sstream>
 
 namespace plimsoll {
@@ -267,6 +269,85 @@ TEST(EndToEnd, InspectKnowsTheFilesOfTheRepository) {
                       "expert_distribution_recorder_1780000000.123.pt")["kind"],
             "recorded load");
   EXPECT_EQ(plimsoll("inspect " + recorder_files + "malicious.pt").status, 1);
+}
+
+TEST(EndToEnd, PlanExplainsMovesAndTakesScenarios) {
+  const std::string folder = kRoot + "/testdata/traces/", dir = scratch();
+  const std::string sizes = " --ep-size 8 --ep-num-redundant-experts 8";
+  const std::string first = dir + "/first.json";
+  const Outcome explained =
+      plimsoll("plan --load " + folder + "demo_pgdoc.u8" + sizes + " --explain --out " + first);
+  EXPECT_EQ(explained.status, 0) << explained.err;
+  EXPECT_TRUE(contains(explained.out, "proven optimal: no placement is below the mean"));
+  EXPECT_TRUE(contains(explained.out, "counts on exact routing"));
+
+  const std::string move = "plan --load " + folder + "demo_speech.u8" + sizes + " --placement " +
+                           first + " --expert-bytes 1000 --out " + dir;
+  const json moved = result_of(move + "/free.json");
+  const json limited = result_of(move + "/limited.json --max-moved-experts 40");
+  EXPECT_LE(limited["moved_experts"], 40);
+  EXPECT_EQ(limited["moved_bytes"], limited["moved_experts"].get<int>() * 1000);
+  EXPECT_LE(moved["max_over_mean"], limited["max_over_mean"]);
+  EXPECT_LT(limited["max_over_mean"], limited["max_over_mean_in_force"]);
+
+  const json robust = result_of("plan --scenario " + folder + "demo_speech.u8 --scenario " +
+                                folder + "demo_pydoc.u8" + sizes + " --out " + dir + "/both.pt");
+  ASSERT_EQ(robust["scenarios"].size(), 2u);
+  for (const json& scenario : robust["scenarios"]) {
+    EXPECT_LE(scenario["max_over_mean"], robust["worst_max_over_mean"]);
+    EXPECT_LE(scenario["bound_over_mean"], scenario["max_over_mean_own_plan"]);
+  }
+  EXPECT_LE(robust["weighted_max_over_mean"], robust["worst_max_over_mean"]);
+
+  const json alive = result_of("plan --load " + folder + "demo_speech.u8 --ep-size 8" +
+                               " --ep-num-redundant-experts 16 --dead-rank 3" +
+                               " --eplb-algorithm auto --out " + dir + "/alive.json");
+  EXPECT_EQ(alive["algorithm"], "elasticity_aware");
+  EXPECT_EQ(plimsoll("plan --ep-size 8 --out " + dir + "/x.json").status, 2);
+  EXPECT_EQ(plimsoll(move + "/x.json --dead-rank 8").status, 2);
+}
+
+TEST(EndToEnd, ReportStandsAloneAndHasThePlansNumbers) {
+  const std::string of = " --load " + kRoot + "/testdata/traces/demo_pgdoc.u8 --ep-size 8" +
+                         " --ep-num-redundant-experts 8 --out " + scratch().string();
+  const json plan = result_of("plan" + of + "/placement.json");
+  const Outcome outcome = plimsoll("report" + of + "/report.html");
+  EXPECT_EQ(outcome.status, 0) << outcome.err;
+  const std::string page = read_file(scratch() / "report.html");
+  const std::string begin = "<script type=\"application/json\" id=\"data\">";
+  const size_t at = page.find(begin) + begin.size();
+  const size_t end = page.find("</script>", at);
+  const json data = json::parse(page.substr(at, end - at), nullptr, false);
+  ASSERT_TRUE(data.is_object());
+
+  // Nothing is fetched from elsewhere.
+  const std::string rest = page.substr(0, at) + page.substr(end);
+  for (const char* reference : {"http:", "https:", "//cdn", "src=", "href=", "url(", "@import",
+                                "fetch(", "XMLHttpRequest", "{{"}) {
+    EXPECT_EQ(rest.find(reference), std::string::npos) << reference;
+  }
+
+  EXPECT_EQ(data["max_over_mean"], plan["max_over_mean"]);
+  EXPECT_EQ(data["max_over_mean_before"], plan["max_over_mean_trivial"]);
+  ASSERT_EQ(data["layers"].size(), plan["layers"].size());
+  for (size_t l = 0; l < data["layers"].size(); ++l) {
+    const json& drawn = data["layers"][l];
+    const json& planned = plan["layers"][l];
+    EXPECT_EQ(drawn["max"], planned["max"]);
+    EXPECT_EQ(drawn["max_before"], planned["max_trivial"]);
+    EXPECT_EQ(drawn["lower_bound"], planned["lower_bound"]);
+    EXPECT_EQ(drawn["mean"], planned["mean"]);
+    EXPECT_EQ(drawn["why"], planned["why"]);
+    const auto ranks = data["rank_load"][l].get<std::vector<int64_t>>();
+    const auto before = data["rank_load_before"][l].get<std::vector<int64_t>>();
+    const auto experts = data["expert_load"][l].get<std::vector<int64_t>>();
+    EXPECT_EQ(*std::max_element(ranks.begin(), ranks.end()), planned["max"]);
+    EXPECT_EQ(*std::max_element(before.begin(), before.end()), planned["max_trivial"]);
+    EXPECT_EQ(std::accumulate(ranks.begin(), ranks.end(), int64_t{0}),
+              std::accumulate(experts.begin(), experts.end(), int64_t{0}));
+  }
+  const auto copies = data["copies"].get<std::vector<std::vector<int>>>();
+  for (const auto& layer : copies) EXPECT_EQ(std::accumulate(layer.begin(), layer.end(), 0), 72);
 }
 
 TEST(EndToEnd, ReplayComparesPlacementsAndPolicies) {

@@ -25,8 +25,9 @@ enum Commands : unsigned {
   kServe = 64,
   kReplay = 128,
   kBenchServing = 256,
+  kReport = 512,
   kServing = kGenerate | kEval | kBench | kServe,
-  kAll = 511,
+  kAll = 1023,
 };
 
 using Field = std::variant<bool*,

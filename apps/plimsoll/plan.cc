@@ -4,8 +4,11 @@
 #include <fmt/format.h>
 
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "commands.h"
+#include "plan_numbers.h"
+#include "plan_scenarios.h"
 #include "plimsoll/expert_location.h"
 #include "terminal.h"
 
@@ -14,102 +17,155 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// What the plan is compared with: the experts in their order, without copies where that divides.
-Result<std::vector<Certificate>> certify_trivial(const LoadHistory& load,
-                                                 const Placement& planned) {
-  const bool divides = load.num_logical_experts % planned.num_ranks == 0;
-  const auto trivial =
-      trivial_placement(load.num_layers, load.num_logical_experts,
-                        divides ? 0 : planned.num_redundant_experts(), planned.num_ranks);
+// A plan, and what it is compared with.
+struct Planned {
+  Plan plan;
+  std::vector<Certificate> trivial;
+  std::vector<Certificate> in_force;  // empty: no placement is in force
+  // max/mean of DeepSeek's placement where every expert's tokens are split evenly over its copies;
+  // only where it differs from the plan's, which counts on exact routing.
+  std::optional<double> deepseek_even;
+};
+
+Result<Planned> make_planned(const LoadHistory& load, const PlanOptions& options) {
+  Planned planned;
+  auto plan = make_plan(load, options);
+  if (!plan) return plan.error();
+  planned.plan = std::move(*plan);
+  auto trivial = certify_trivial(load, planned.plan.placement);
   if (!trivial) return trivial.error();
-  return certify(*trivial, total_load(load));
-}
-
-double max_over_mean(const Certificate& certificate) {
-  return certificate.mean_load > 0
-             ? static_cast<double>(certificate.max_load) / certificate.mean_load
-             : 1;
-}
-
-double mean_of(const std::vector<Certificate>& certificates, double (*value)(const Certificate&)) {
-  double sum = 0;
-  for (const Certificate& certificate : certificates) sum += value(certificate);
-  return sum / static_cast<double>(certificates.size());
-}
-
-double gap_of(const Certificate& certificate) {
-  return certificate.gap();
-}
-
-std::string as_text(const Plan& plan, const std::vector<Certificate>& trivial) {
-  const Placement& placement = plan.placement;
-  std::vector<std::vector<std::string>> rows = {
-      {"layer", "mean", "max trivial", "max planned", "lower bound", "gap", "why"}};
-  for (size_t layer = 0; layer < plan.certificates.size(); ++layer) {
-    const Certificate& planned = plan.certificates[layer];
-    rows.push_back({fmt::format("{}", layer), fmt::format("{:.1f}", planned.mean_load),
-                    fmt::format("{}", trivial[layer].max_load), fmt::format("{}", planned.max_load),
-                    fmt::format("{}", planned.lower_bound),
-                    fmt::format("{:.2f} %", 100 * planned.gap()), explain(planned)});
+  planned.trivial = std::move(*trivial);
+  if (options.in_force.num_layers > 0) {
+    auto in_force = certify(options.in_force, total_load(load));
+    if (!in_force) return in_force.error();
+    planned.in_force = std::move(*in_force);
   }
-  return fmt::format(
+  if (options.num_redundant_experts > 0 && planned.plan.algorithm.starts_with("plimsoll")) {
+    const auto even = deepseek_even_over_mean(load, options);
+    if (!even) return even.error();
+    planned.deepseek_even = *even;
+  }
+  return planned;
+}
+
+std::string moved_text(const Planned& planned, int64_t expert_bytes) {
+  const Placement& placement = planned.plan.placement;
+  const int64_t moved = num_moved(planned.plan.moved_experts);
+  std::string text = fmt::format("to move from the placement in force: {} experts of {} slots",
+                                 moved, std::ssize(placement.physical_to_logical));
+  if (expert_bytes > 0) {
+    text += fmt::format(", {:.3f} GB", static_cast<double>(moved * expert_bytes) / 1e9);
+  }
+  return text + "\n";
+}
+
+std::string layers_text(const Planned& planned, bool with_reasons) {
+  const bool moves = !planned.in_force.empty();
+  std::vector<std::string> heading = {"layer", "mean", "max trivial"};
+  if (moves) heading.insert(heading.end(), {"max in force", "moved"});
+  heading.insert(heading.end(), {"max planned", "lower bound", "gap"});
+  if (with_reasons) heading.push_back("why");
+  std::vector<std::vector<std::string>> rows = {heading};
+  for (size_t layer = 0; layer < planned.plan.certificates.size(); ++layer) {
+    const Certificate& c = planned.plan.certificates[layer];
+    rows.push_back({fmt::format("{}", layer), fmt::format("{:.1f}", c.mean_load),
+                    fmt::format("{}", planned.trivial[layer].max_load)});
+    std::vector<std::string>& row = rows.back();
+    if (moves) {
+      row.push_back(fmt::format("{}", planned.in_force[layer].max_load));
+      row.push_back(fmt::format("{}", planned.plan.moved_experts[layer]));
+    }
+    row.insert(row.end(), {fmt::format("{}", c.max_load), fmt::format("{}", c.lower_bound),
+                           fmt::format("{:.2f} %", 100 * c.gap())});
+    if (with_reasons) row.push_back(explain(c));
+  }
+  return table_text(rows);
+}
+
+std::string as_text(const Planned& planned, const PlanSettings& settings) {
+  const Placement& placement = planned.plan.placement;
+  const std::vector<Certificate>& certificates = planned.plan.certificates;
+  std::string text = fmt::format(
       "{} layers, {} experts in {} slots on {} ranks, by {}\n"
-      "max/mean tokens per rank, mean over layers: trivial {:.4f}, planned {:.4f}, gap to the "
-      "bound "
-      "{:.2f} %\n\n{}",
+      "max/mean tokens per rank, mean over layers: trivial {:.4f}, {}planned {:.4f}, gap to the "
+      "bound {:.2f} %\n",
       placement.num_layers, placement.num_logical_experts, placement.num_physical_experts,
-      placement.num_ranks, plan.algorithm, mean_of(trivial, max_over_mean),
-      mean_of(plan.certificates, max_over_mean), 100 * mean_of(plan.certificates, gap_of),
-      table_text(rows));
+      placement.num_ranks, planned.plan.algorithm, mean_of(planned.trivial, max_over_mean),
+      planned.in_force.empty()
+          ? ""
+          : fmt::format("in force {:.4f}, ", mean_of(planned.in_force, max_over_mean)),
+      mean_of(certificates, max_over_mean), 100 * mean_of(certificates, gap_of));
+  if (!planned.in_force.empty()) text += moved_text(planned, settings.expert_bytes);
+  if (planned.deepseek_even) {
+    text += fmt::format(
+        "counts on exact routing; where an engine splits an expert's tokens evenly over its "
+        "copies, this plan gives {:.4f} and --eplb-algorithm deepseek {:.4f}\n",
+        mean_of(certificates, even_over_mean), *planned.deepseek_even);
+  }
+  return text + "\n" + layers_text(planned, settings.explain);
 }
 
-std::string as_json(const Plan& plan,
-                    const std::vector<Certificate>& trivial,
-                    const std::string& out) {
-  const Placement& placement = plan.placement;
+Json layers_json(const Planned& planned) {
   Json layers = Json::array();
-  for (size_t layer = 0; layer < plan.certificates.size(); ++layer) {
-    const Certificate& planned = plan.certificates[layer];
-    layers.push_back({{"mean", planned.mean_load},
-                      {"max", planned.max_load},
-                      {"max_even_split", planned.max_load_even},
-                      {"max_trivial", trivial[layer].max_load},
-                      {"lower_bound", planned.lower_bound},
-                      {"gap", planned.gap()},
-                      {"why", explain(planned)}});
+  for (size_t layer = 0; layer < planned.plan.certificates.size(); ++layer) {
+    const Certificate& c = planned.plan.certificates[layer];
+    layers.push_back({{"mean", c.mean_load},
+                      {"max", c.max_load},
+                      {"max_even_split", c.max_load_even},
+                      {"max_trivial", planned.trivial[layer].max_load},
+                      {"lower_bound", c.lower_bound},
+                      {"gap", c.gap()},
+                      {"why", explain(c)}});
+    if (planned.in_force.empty()) continue;
+    layers.back()["max_in_force"] = planned.in_force[layer].max_load;
+    layers.back()["moved_experts"] = planned.plan.moved_experts[layer];
   }
-  const Json json = {{"out", out},
-                     {"algorithm", plan.algorithm},
-                     {"num_layers", placement.num_layers},
-                     {"num_logical_experts", placement.num_logical_experts},
-                     {"num_physical_experts", placement.num_physical_experts},
-                     {"ep_size", placement.num_ranks},
-                     {"max_over_mean", mean_of(plan.certificates, max_over_mean)},
-                     {"max_over_mean_trivial", mean_of(trivial, max_over_mean)},
-                     {"gap", mean_of(plan.certificates, gap_of)},
-                     {"layers", layers}};
+  return layers;
+}
+
+std::string as_json(const Planned& planned, const PlanSettings& settings) {
+  const Placement& placement = planned.plan.placement;
+  const std::vector<Certificate>& certificates = planned.plan.certificates;
+  Json json = {{"out", settings.out},
+               {"algorithm", planned.plan.algorithm},
+               {"num_layers", placement.num_layers},
+               {"num_logical_experts", placement.num_logical_experts},
+               {"num_physical_experts", placement.num_physical_experts},
+               {"ep_size", placement.num_ranks},
+               {"max_over_mean", mean_of(certificates, max_over_mean)},
+               {"max_over_mean_even_split", mean_of(certificates, even_over_mean)},
+               {"max_over_mean_trivial", mean_of(planned.trivial, max_over_mean)},
+               {"gap", mean_of(certificates, gap_of)}};
+  if (planned.deepseek_even) json["max_over_mean_even_split_deepseek"] = *planned.deepseek_even;
+  if (!planned.in_force.empty()) {
+    json["max_over_mean_in_force"] = mean_of(planned.in_force, max_over_mean);
+    json["moved_experts"] = num_moved(planned.plan.moved_experts);
+    if (settings.expert_bytes > 0) {
+      json["moved_bytes"] = num_moved(planned.plan.moved_experts) * settings.expert_bytes;
+    }
+  }
+  json["layers"] = layers_json(planned);
   return json.dump(2) + "\n";
 }
 
 }  // namespace
 
 Result<int> run_plan(const Settings& settings) {
+  if (settings.plan.load.empty() == settings.plan.scenarios.empty()) {
+    return invalid_argument("plan needs recorded load: either --load F or --scenario F");
+  }
+  if (!settings.plan.scenarios.empty()) return run_plan_scenarios(settings);
   const auto load = load_expert_counts(settings.plan.load);
   if (!load) return load.error();
   for (const std::string& note : load->notes) talk("note: " + note);
-  const PlanOptions options{.algorithm = settings.engine.eplb_algorithm,
-                            .num_ranks = settings.engine.ep_size,
-                            .num_redundant_experts = settings.engine.ep_num_redundant_experts,
-                            .num_nodes = settings.engine.nnodes,
-                            .num_groups = settings.plan.num_groups};
-  const auto plan = make_plan(load->history, options);
-  if (!plan) return plan.error();
-  const auto trivial = certify_trivial(load->history, plan->placement);
-  if (!trivial) return trivial.error();
-  if (Status saved = save_placement(plan->placement, settings.plan.out); !saved) {
+  const auto options = plan_options(settings, load->history);
+  if (!options) return options.error();
+  const auto planned = make_planned(load->history, *options);
+  if (!planned) return planned.error();
+  if (Status saved = save_placement(planned->plan.placement, settings.plan.out); !saved) {
     return saved.error();
   }
-  print(settings.json ? as_json(*plan, *trivial, settings.plan.out) : as_text(*plan, *trivial));
+  print(settings.json ? as_json(*planned, settings.plan) : as_text(*planned, settings.plan));
   return kExitDone;
 }
 

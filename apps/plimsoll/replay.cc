@@ -138,7 +138,8 @@ std::vector<std::string> policies_of(const Settings& settings) {
 Result<int> run_replay(const Settings& settings) {
   const auto traffic = load_traffic(settings);
   if (!traffic) return traffic.error();
-  const auto placements = load_placements(settings, *traffic);
+  const auto placements =
+      load_placements(settings, traffic->num_layers(), traffic->num_logical_experts());
   if (!placements) return placements.error();
   std::vector<Row> rows;
   for (const NamedPlacement& named : *placements) {

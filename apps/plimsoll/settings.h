@@ -30,7 +30,12 @@ struct SamplingSettings {
 
 struct PlanSettings {
   std::vector<std::string> load;
-  int num_groups = 0;  // 0: the model has none
+  std::vector<std::string> scenarios;
+  std::vector<std::string> dead_ranks;  // numbers
+  int num_groups = 0;                   // 0: the model has none
+  int max_moved_experts = -1;           // -1: any number
+  int64_t expert_bytes = 0;             // 0: not known
+  bool explain = false;
   std::string out;
 };
 

@@ -79,14 +79,25 @@ Result<Traffic> load_traffic(const Settings& settings) {
 }
 
 Result<std::vector<NamedPlacement>> load_placements(const Settings& settings,
-                                                    const Traffic& traffic) {
+                                                    int num_layers,
+                                                    int num_logical_experts) {
   std::vector<std::string> names = settings.replay.placements;
   if (names.empty()) names = {"trivial"};
   ModelConfig model;
-  model.num_hidden_layers = traffic.num_layers();
-  model.n_routed_experts = traffic.num_logical_experts();
+  model.num_hidden_layers = num_layers;
+  model.n_routed_experts = num_logical_experts;
   std::vector<NamedPlacement> placements;
   for (const std::string& name : names) {
+    if (const auto map = load_expert_map(name)) {  // says by itself how many copies there are
+      auto placement =
+          make_placement(*map, num_layers, num_logical_experts, settings.engine.ep_size);
+      if (!placement) {
+        return Error{placement.error().code,
+                     "--placement " + name + ": " + placement.error().message};
+      }
+      placements.push_back({name, std::move(*placement)});
+      continue;
+    }
     EngineOptions options = settings.engine;
     options.init_expert_location = name;
     auto chosen = choose_placement(options, model);

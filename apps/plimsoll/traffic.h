@@ -36,9 +36,10 @@ struct NamedPlacement {
   Placement placement;
 };
 
-// Those of --placement, or trivial.
+// Those of --placement, for a model of so many layers and experts; or trivial.
 Result<std::vector<NamedPlacement>> load_placements(const Settings& settings,
-                                                    const Traffic& traffic);
+                                                    int num_layers,
+                                                    int num_logical_experts);
 
 // "exact+waterfill" to the routing it names; the options table has checked it.
 RouteOptions route_of(const std::string& policy, int num_shared_experts);
