@@ -1,4 +1,4 @@
-# The library that others link: balance, record and the public headers, static or, with
+# The library that others link: balance, record, their face for C and the public headers, static or, with
 # BUILD_SHARED_LIBS, shared. `cmake --install DIR --component library` installs it alone, with what
 # find_package(Plimsoll) and pkg-config need.
 
@@ -8,7 +8,8 @@ include(GNUInstallDirs)
 find_package(PkgConfig REQUIRED)
 pkg_check_modules(libzip REQUIRED IMPORTED_TARGET libzip)
 
-add_library(plimsoll_library $<TARGET_OBJECTS:plimsoll_balance> $<TARGET_OBJECTS:plimsoll_record>)
+add_library(plimsoll_library $<TARGET_OBJECTS:plimsoll_balance> $<TARGET_OBJECTS:plimsoll_record>
+                             $<TARGET_OBJECTS:plimsoll_c_api>)
 add_library(Plimsoll::plimsoll ALIAS plimsoll_library)
 file(GLOB public_headers CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/include/plimsoll/*.h)
 target_sources(plimsoll_library PUBLIC FILE_SET HEADERS BASE_DIRS ${PROJECT_SOURCE_DIR}/include

@@ -79,6 +79,9 @@ Result<Recording> read_recording(const std::string& path);
 // last_physical_to_logical_map: they stay true when the placement changes while recording.
 Status write_recording(const Recording& recording, const std::string& path);
 
+// Counts as a recording of the mode kStat, a step a pass. Fails on counts above 2^31 - 1.
+Result<Recording> make_recording(const LoadHistory& history);
+
 // Counts by pass. Files of several ranks are added up by forward_pass_id; passes are in that order.
 // Fails where their layers or experts differ, or a rank stands twice.
 Result<LoadHistory> load_history(std::span<const Recording> recordings);

@@ -78,18 +78,10 @@ Array<int64_t> pass_ids(const Recording& recording) {
 }
 
 // [passes, layers, experts], as a recording of all ranks together.
-void write_counts(const std::string& path, const Array<int32_t>& counts) {
-  Recording recording;
-  const int num_passes = dim(counts, 3, 0, "counts");
-  recording.num_layers = dim(counts, 3, 1, "counts");
-  recording.num_logical_experts = dim(counts, 3, 2, "counts");
-  const auto all = span_of(counts);
-  const size_t pass_size = num_passes == 0 ? 0 : all.size() / num_passes;
-  for (int i = 0; i < num_passes; ++i) {
-    const auto pass = all.subspan(i * pass_size, pass_size);
-    recording.passes.push_back({.forward_pass_id = i, .counts = {pass.begin(), pass.end()}});
-  }
-  check(write_recording(recording, path));
+void write_counts(const std::string& path, const Array<int64_t>& counts) {
+  const LoadHistory history{dim(counts, 3, 0, "counts"), dim(counts, 3, 1, "counts"),
+                            dim(counts, 3, 2, "counts"), vector_of(counts)};
+  check(write_recording(take(make_recording(history)), path));
 }
 
 py::object info_of(const Recording& recording) {

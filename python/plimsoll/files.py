@@ -26,7 +26,7 @@ def write_recording(path, recording):
     if isinstance(recording, _native.Recording):
         _native.write_recording(os.fspath(path), recording)
     else:
-        _native.write_counts(os.fspath(path), integers(recording, numpy.int32, 3))
+        _native.write_counts(os.fspath(path), integers(recording, numpy.int64, 3))
 
 
 def read_placement(path):

@@ -20,26 +20,11 @@ namespace {
 Result<Recording> stat_recording(const PtFile& file) {
   Result<LoadedCounts> loaded = read_stat(file);
   if (!loaded.ok()) return loaded.error();
-  const LoadHistory& history = loaded->history;
-  Recording recording;
-  recording.num_layers = history.num_layers;
-  recording.num_logical_experts = history.num_logical_experts;
-  recording.average_utilization_rate =
+  Result<Recording> recording = make_recording(loaded->history);
+  if (!recording.ok()) return recording;
+  recording->average_utilization_rate =
       file.root().find_float("average_utilization_rate_over_window");
-  recording.info = std::move(loaded->info);
-
-  const size_t pass_size = static_cast<size_t>(history.num_layers) * history.num_logical_experts;
-  for (int step = 0; step < history.num_steps; ++step) {
-    const auto counts = std::span(history.counts).subspan(step * pass_size, pass_size);
-    if (std::ranges::max(counts) > std::numeric_limits<int32_t>::max()) {
-      return unsupported("logical_count of step " + std::to_string(step) + " exceeds 32 bits");
-    }
-    RecordedPass pass;
-    pass.forward_pass_id = step;
-    pass.num_tokens = -1;
-    pass.counts.assign(counts.begin(), counts.end());
-    recording.passes.push_back(std::move(pass));
-  }
+  recording->info = std::move(loaded->info);
   return recording;
 }
 
@@ -211,6 +196,30 @@ Status check_same_run(std::span<const Recording> recordings) {
     }
   }
   return ok_status();
+}
+
+Result<Recording> make_recording(const LoadHistory& history) {
+  const size_t pass_size = static_cast<size_t>(history.num_layers) * history.num_logical_experts;
+  if (history.num_layers < 1 || history.num_logical_experts < 1 || history.num_steps < 0 ||
+      history.counts.size() != pass_size * history.num_steps) {
+    return invalid_argument("the load's counts are not steps x layers x experts");
+  }
+  Recording recording;
+  recording.num_layers = history.num_layers;
+  recording.num_logical_experts = history.num_logical_experts;
+  for (int step = 0; step < history.num_steps; ++step) {
+    const auto counts = std::span(history.counts).subspan(step * pass_size, pass_size);
+    if (std::ranges::max(counts) > std::numeric_limits<int32_t>::max()) {
+      return unsupported("the counts of step " + std::to_string(step) +
+                         " exceed the 32 bits of a recording");
+    }
+    RecordedPass pass;
+    pass.forward_pass_id = step;
+    pass.num_tokens = -1;
+    pass.counts.assign(counts.begin(), counts.end());
+    recording.passes.push_back(std::move(pass));
+  }
+  return recording;
 }
 
 Result<LoadHistory> load_history(std::span<const Recording> recordings) {
