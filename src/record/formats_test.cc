@@ -222,5 +222,15 @@ TEST(Trace, JoinsTheRanksOfARecording) {
   EXPECT_FALSE(load_trace(recorder_file("placement.pt")).ok());
 }
 
+TEST(Trace, CountsTakeNoMoreThanTheFileIsWorth) {
+  // 300 KB of ids that ask for 600 MB of counts.
+  ExpertTrace trace{"", 300000, 256, 1, std::vector<int16_t>(300000, 7)};
+  const auto refused = counts_of_trace(trace);
+  ASSERT_FALSE(refused.ok());
+  EXPECT_NE(refused.error().message.find("300000 layers of 256 experts"), std::string::npos);
+  trace.num_layers = 3000;
+  EXPECT_EQ(counts_of_trace(trace)->num_steps, 1);
+}
+
 }  // namespace
 }  // namespace plimsoll

@@ -8,14 +8,13 @@
 #include "record/file_io.h"
 #include "record/json_text.h"
 #include "record/npy.h"
+#include "record/trace_parts.h"
 #include "record/trtllm_yaml.h"
 
 namespace plimsoll {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr int64_t kTraceStepTokens = 4096;
 
 Error at(const std::string& path, const Error& error) {
   return {error.code, path + ": " + error.message};
@@ -28,13 +27,12 @@ bool is_trace(const std::string& path) {
                                        fs::exists(fs::path(path).replace_extension(".u8"), error));
 }
 
-Result<LoadedCounts> counts_of_trace(const std::string& path) {
+Result<LoadedCounts> load_trace_counts(const std::string& path) {
   const Result<ExpertTrace> trace = load_trace(path);
   if (!trace.ok()) return trace.error();
-  return LoadedCounts{
-      count_experts(*trace, kTraceStepTokens),
-      {},
-      {"the trace was cut into steps of " + std::to_string(kTraceStepTokens) + " tokens"}};
+  Result<LoadHistory> history = counts_of_trace(*trace);
+  if (!history.ok()) return at(path, history.error());
+  return LoadedCounts{std::move(*history), {}, {"the trace was cut into steps of 4096 tokens"}};
 }
 
 Result<NumberArray> load_npy(const std::string& path) {
@@ -85,7 +83,7 @@ Result<ExpertMap> parse_map(const std::string& path) {
 }  // namespace
 
 Result<LoadedCounts> load_expert_counts(const std::string& path) {
-  if (is_trace(path)) return counts_of_trace(path);
+  if (is_trace(path)) return load_trace_counts(path);
   Result<LoadedCounts> counts = parse_counts(path);
   if (!counts.ok()) return at(path, counts.error());
   return counts;

@@ -237,4 +237,18 @@ LoadHistory count_experts(const ExpertTrace& trace, int64_t tokens_per_step) {
   return history;
 }
 
+Result<LoadHistory> counts_of_trace(const ExpertTrace& trace) {
+  constexpr int64_t kStepTokens = 4096;
+  constexpr size_t kAlwaysAllowedBytes = 64 << 20;
+  const size_t num_steps = (trace.num_tokens() + kStepTokens - 1) / kStepTokens;
+  const size_t count_bytes =
+      num_steps * trace.num_layers * trace.num_logical_experts * sizeof(int64_t);
+  if (count_bytes > kAlwaysAllowedBytes + kMaxCountBytesPerId * trace.ids.size()) {
+    return unsupported("has " + std::to_string(trace.num_layers) + " layers of " +
+                       std::to_string(trace.num_logical_experts) + " experts, far more than its " +
+                       std::to_string(trace.ids.size()) + " ids can tell about");
+  }
+  return count_experts(trace, kStepTokens);
+}
+
 }  // namespace plimsoll

@@ -18,4 +18,10 @@ Result<ExpertTrace> trace_of(const NumberArray& numbers);
 // Of the mode per_token, a rank each.
 Result<ExpertTrace> trace_of(std::span<const Recording> recordings);
 
+// Counts by steps of 4,096 tokens, for planning. Fails where layers times experts are so many that
+// the counts would take more than kMaxCountBytesPerId for each id of the trace, and 64 MiB besides:
+// a small file could claim a table of any size.
+inline constexpr size_t kMaxCountBytesPerId = 256;
+Result<LoadHistory> counts_of_trace(const ExpertTrace& trace);
+
 }  // namespace plimsoll
