@@ -4,9 +4,17 @@
 #pragma once
 
 #include "cuda/balance/gpu_route.h"
-#include "cuda/balance/scratch.cuh"
+#include "cuda/balance/mailbox.cuh"
 
 namespace plimsoll::gpu {
+
+// How many tokens a warp has, the last ones fewer.
+PLIMSOLL_HD int tokens_per_warp(int num_tokens) {
+  return (num_tokens + kBlocks * kWarps - 1) / (kBlocks * kWarps);
+}
+
+inline constexpr int kAtOnce = 4;  // choices a lane has in flight
+inline constexpr int kChunk = 32 * kAtOnce;
 
 // The tokens of one source, and the part of them that is a warp's.
 template <typename Id>
@@ -17,7 +25,8 @@ struct WarpTokens {
   float* out_weights;
   float shared_weight;
   int k, m;
-  int begin, end;  // tokens of this warp
+  int begin, end;   // tokens of this warp
+  int block_begin;  // the block's first token
 
   __device__ WarpTokens(const Batch<Id>& batch, const Block& b) {
     k = batch.k;
@@ -28,10 +37,20 @@ struct WarpTokens {
     out = batch.physical_ids + first * (k + m);
     out_weights = batch.weights == nullptr ? nullptr : batch.weights + first * (k + m);
     shared_weight = batch.shared_weight;
-    const int num_warps = kBlocks * kWarps;
-    const int each = (batch.num_tokens + num_warps - 1) / num_warps;
-    begin = min((b.index * kWarps + b.warp) * each, batch.num_tokens);
+    const int each = tokens_per_warp(batch.num_tokens);
+    block_begin = b.index * kWarps * each;
+    begin = min(block_begin + b.warp * each, batch.num_tokens);
     end = min(begin + each, batch.num_tokens);
+  }
+
+  // The experts of a chunk of choices, -1 for none.
+  __device__ void load(int first, int num_experts, int lane, int (&expert)[kAtOnce]) const {
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) {
+      const int i = first + 32 * j + lane;
+      const Id id = i < end * k ? ids[i] : -1;
+      expert[j] = id >= 0 && id < num_experts ? static_cast<int>(id) : -1;
+    }
   }
   // Where the i-th choice of the source goes.
   __device__ size_t cell(int i) const {
@@ -39,12 +58,28 @@ struct WarpTokens {
   }
 };
 
-// The id of a choice, -1 for none.
-template <typename Id>
-__device__ inline int expert_at(const Id* ids, int i, int num_experts) {
-  const Id id = ids[i];
-  return id >= 0 && id < num_experts ? static_cast<int>(id) : -1;
+// A choice in shared memory, until its slot is known: its expert, or none, and its number among
+// those of its warp for the same expert.
+inline constexpr int kExpertBits = 11;
+__device__ inline uint32_t pack_choice(int expert, int number) {
+  return static_cast<uint32_t>(number << kExpertBits | (expert + 1));
 }
+__device__ inline int expert_of(uint32_t choice) {
+  return static_cast<int>(choice & ((1u << kExpertBits) - 1)) - 1;
+}
+__device__ inline int number_of(uint32_t choice) {
+  return static_cast<int>(choice >> kExpertBits);
+}
+
+// Which choices of a token come before, for at most 32 a token, as the chunks of a warp go by.
+struct Earlier {
+  unsigned previous = 0;  // the 32 choices before these, whether each names an expert
+
+  // Of this lane's choice, number `place` of its token: whether any before it names an expert.
+  __device__ bool any(unsigned now, int place, int lane) const {
+    return place > 0 && __funnelshift_r(previous, now, lane) >> (32 - place) != 0;
+  }
+};
 
 // The lanes with the same key, of num_bits bits: a vote per bit, several times as fast as
 // __match_any_sync where keys differ.
@@ -60,122 +95,128 @@ __device__ inline unsigned lanes_with(int key, int num_bits) {
 
 // Numbers equal keys >= 0 of a warp in lane order, after those that `counter` has seen already.
 // Keys lie below 2^num_bits - 1.
-__device__ inline int number_among_equals(int key, int num_bits, int32_t* counter, int lane) {
+template <typename T>
+__device__ inline int number_among_equals(int key, int num_bits, SharedArray<T> counter, int lane) {
   const unsigned peers = lanes_with(key, num_bits);
   const unsigned lower = peers & ((1u << lane) - 1);
-  const int number = key < 0 ? 0 : counter[key] + __popc(lower);
+  const int before = key < 0 ? 0 : counter[key];
   __syncwarp();
-  if (key >= 0 && lower == 0) counter[key] += __popc(peers);
+  if (key >= 0 && lower == 0) counter[key] = static_cast<T>(before + __popc(peers));
   __syncwarp();
-  return number;
+  return key < 0 ? 0 : before + __popc(lower);
 }
 
-inline constexpr int kAtOnce = 4;  // choices a lane has in flight
-
-// Leaves in s.warp_active the active tokens of this warp.
-template <typename Id>
-__device__ void count_active(const Block& b, const WarpTokens<Id>& tokens, Scratch& s) {
-  int num_active = 0;
-  for (int first = tokens.begin; first < tokens.end; first += 32) {
-    const int token = first + b.lane;
-    bool is_active = false;
-#pragma unroll 4
-    for (int j = 0; j < tokens.k; ++j) {
-      if (token < tokens.end) {
-        is_active |= expert_at(tokens.ids, token * tokens.k + j, b.shape.num_experts) >= 0;
-      }
-    }
-    num_active += __popc(__ballot_sync(kFullWarp, is_active));
-  }
-  if (b.lane == 0) s.warp_active[b.warp] = num_active;
-}
-
-// Leaves in block_count and block_active the counts of this block. With kNumber, leaves in
-// warp_count those of each warp by item, and in `out` the number of each choice of an item within
-// its warp; `expert_item` names the items then.
+// Adds this warp's choices to block_count, leaves its active tokens in warp_active, and with
+// kNumber the choices in s.choices, numbered, and their counts by item in warp_count. `expert`: its
+// first chunk.
 template <bool kNumber, typename Id>
 __device__ void count_tokens(const Block& b,
+                             const Tables& t,
                              const WarpTokens<Id>& tokens,
-                             const uint16_t* expert_item,
-                             Scratch& s) {
-  const int num_experts = b.shape.num_experts;
+                             int (&expert)[kAtOnce],
+                             const Scratch& s) {
   const int num_items = b.shape.max_items();
-  for (int e = b.thread; e < num_experts; e += kThreads) s.block_count[e] = 0;
-  for (int i = b.thread; kNumber && i < kWarps * num_items; i += kThreads) s.warp_count[i] = 0;
-  __syncthreads();
-  count_active(b, tokens, s);
-  int32_t* counter = s.warp_count + b.warp * num_items;
   const int num_bits = 32 - __clz(num_items);
+  const auto counter = s.warp_count.from(b.warp * num_items);
   const int end = tokens.end * tokens.k;
-  for (int first = tokens.begin * tokens.k; first < end; first += 32 * kAtOnce) {
-    int expert[kAtOnce];
+  int place = b.lane % tokens.k;
+  const int step = 32 % tokens.k;
+  int num_active = 0;
+  Earlier earlier;
+  for (int first = tokens.begin * tokens.k; first < end; first += kChunk) {
 #pragma unroll
     for (int j = 0; j < kAtOnce; ++j) {
-      const int i = first + 32 * j + b.lane;
-      expert[j] = i < end ? expert_at(tokens.ids, i, num_experts) : -1;
-    }
-#pragma unroll
-    for (int j = 0; j < kAtOnce; ++j) {
+      const unsigned now = __ballot_sync(kFullWarp, expert[j] >= 0);
+      num_active +=
+          __popc(__ballot_sync(kFullWarp, expert[j] >= 0 && !earlier.any(now, place, b.lane)));
+      earlier.previous = now;
+      place += step;
+      if (place >= tokens.k) place -= tokens.k;
       if (expert[j] >= 0) atomicAdd(&s.block_count[expert[j]], 1);
       if (!kNumber) continue;
-      const int entry = expert[j] < 0 ? kNone : expert_item[expert[j]];
+      const int entry = expert[j] < 0 ? kNone : t.expert_item[expert[j]];
       const int item = entry == kNone ? -1 : entry;
-      if (!__any_sync(kFullWarp, item >= 0)) continue;
-      const int number = number_among_equals(item, num_bits, counter, b.lane);
-      if (item >= 0) tokens.out[tokens.cell(first + 32 * j + b.lane)] = number;
+      int number = 0;
+      if (__any_sync(kFullWarp, item >= 0)) {
+        number = number_among_equals(item, num_bits, counter, b.lane);
+      }
+      const int i = first + 32 * j + b.lane;
+      if (i < end) s.choices[i - tokens.block_begin * tokens.k] = pack_choice(expert[j], number);
     }
+    tokens.load(first + kChunk, b.shape.num_experts, b.lane, expert);
   }
-  __syncthreads();
-  if (b.warp == 0) {
-    const int sum = sum_of_warp(b.lane < kWarps ? s.warp_active[b.lane] : 0);
-    if (b.lane == 0) *s.block_active = sum;
+  if (b.lane == 0) {
+    s.warp_active[b.warp] = num_active;
+    atomicAdd(&s.block_count[b.shape.num_experts], num_active);
   }
 }
 
-// Turns the counts of the warps, `stride` apart, into the number of each warp's first: those of
-// lower warps on top of `first`.
-__device__ inline void start_from(int first, int32_t* of_warp, int stride) {
-  int32_t counts[kWarps];
+__device__ inline void clear_counts(const Block& b, const Scratch& s) {
+  for (int e = b.thread; e < b.shape.count_row_size(); e += kThreads) s.block_count[e] = 0;
+  for (int i = b.thread; i < kWarps * b.shape.max_items(); i += kThreads) s.warp_count[i] = 0;
+  for (int c = b.thread; c < b.shape.slice_size(); c += kThreads) {
+    s.slice_total[c] = s.slice_before[c] = 0;
+  }
+}
+
+// One cell of this block's slice of the count matrix a thread.
+struct SliceCells {
+  int size, rest;
+  __device__ SliceCells(const Block& b)
+      : size(b.shape.slice_size()), rest(b.shape.num_experts - b.index * size) {}
+
+  __device__ int load(const Block& b, const int32_t* counts, int i, bool has_own_row) const {
+    const int r = i / size;
+    const int c = i - r * size;
+    if (r >= b.shape.num_ranks || c >= rest || (r == b.source && !has_own_row)) return 0;
+    return counts[static_cast<size_t>(r) * b.shape.row_size() + b.index * size + c];
+  }
+  __device__ void add(const Block& b, const Scratch& s, int i, int count) const {
+    if (count == 0) return;
+    const int r = i / size;
+    atomicAdd(&s.slice_total[i - r * size], count);
+    if (r < b.source) atomicAdd(&s.slice_before[i - r * size], count);
+  }
+};
+
+// Tells all blocks, a warp each, what this one counted and added up.
+__device__ inline void send_counts(const Block& b, const Scratch& s) {
+  static_assert(kWarps == kBlocks);
+  const int num_vectors = b.shape.count_row_size() / 8;
+  const auto row = s.sent_counts.from(b.index * b.shape.count_row_size());
+  for (int v = b.lane; v < num_vectors; v += 32) {
+    uint32_t pairs[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      pairs[j] = s.block_count[8 * v + 2 * j] | s.block_count[8 * v + 2 * j + 1] << 16;
+    }
+    send(s, kCounts, b.warp, row, 8 * v, {pairs[0], pairs[1], pairs[2], pairs[3]});
+  }
+  const int size = b.shape.slice_size();
+  for (int c = 4 * b.lane; c < size; c += 128) {
+    const auto vector = [&](const SharedArray<int32_t>& from) {
+      return uint4{static_cast<unsigned>(from[c]), static_cast<unsigned>(from[c + 1]),
+                   static_cast<unsigned>(from[c + 2]), static_cast<unsigned>(from[c + 3])};
+    };
+    send(s, kCounts, b.warp, s.column_total, b.index * size + c, vector(s.slice_total));
+    send(s, kCounts, b.warp, s.column_before, b.index * size + c, vector(s.slice_before));
+  }
+}
+
+// Turns the counts of the warps into the number of each warp's first: those of lower warps. Returns
+// their sum.
+template <typename T>
+__device__ inline int start_from(SharedArray<T> of_warp, int stride) {
+  int counts[kWarps];
 #pragma unroll
   for (int w = 0; w < kWarps; ++w) counts[w] = of_warp[w * stride];
+  int sum = 0;
 #pragma unroll
   for (int w = 0; w < kWarps; ++w) {
-    of_warp[w * stride] = first;
-    first += counts[w];
+    of_warp[w * stride] = static_cast<T>(sum);
+    sum += counts[w];
   }
-}
-
-// The slice of the experts whose columns of the matrix a block adds up.
-__device__ inline int slice_size(const Block& b) {
-  return (b.shape.num_experts + kBlocks - 1) / kBlocks;
-}
-
-// Adds up this block's slice of the columns, leaving out the row of this source if it is not there
-// yet.
-__device__ inline void add_up_columns(const Block& b,
-                                      const int32_t* counts,
-                                      bool has_own_row,
-                                      Scratch& s) {
-  const int begin = b.index * slice_size(b);
-  const int end = min(begin + slice_size(b), b.shape.num_experts);
-  for (int e = begin + b.thread; e < end; e += kThreads) {
-    s.column_total[e] = 0;
-    s.column_before[e] = 0;
-  }
-  __syncthreads();
-  for (int e = begin + b.lane; e < end; e += 32) {
-    int total = 0;
-    int before = 0;
-#pragma unroll 4
-    for (int r = b.warp; r < b.shape.num_ranks; r += kWarps) {
-      const bool is_there = r != b.source || has_own_row;
-      const int count = is_there ? counts[static_cast<size_t>(r) * b.shape.row_size() + e] : 0;
-      total += count;
-      if (r < b.source) before += count;
-    }
-    atomicAdd(&s.column_total[e], total);
-    atomicAdd(&s.column_before[e], before);
-  }
+  return sum;
 }
 
 }  // namespace plimsoll::gpu

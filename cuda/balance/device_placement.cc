@@ -5,7 +5,7 @@
 
 namespace plimsoll::gpu {
 
-Status prepare_kernels(const Shape& shape);  // route.cu
+Status prepare_kernels();  // route.cu
 
 Status to_status(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return ok_status();
@@ -33,34 +33,21 @@ Result<Shape> shape_of(const RouteTables& t) {
                o.waterfill && o.num_shared_experts > 0};
 }
 
-// The wave of every item: one after the last of those of lower items that share a rank with it.
-std::vector<int> waves(const LevelGraph& g, bool shared_is_item) {
-  std::vector<int> wave(g.num_items, -1);
-  std::vector<int> next(g.num_ranks, 0);
-  for (int i = shared_is_item ? 1 : 0; i < g.num_items; ++i) {
-    int first = 0;
-    for (int a = g.item_begin[i]; a < g.item_begin[i + 1]; ++a) {
-      first = std::max(first, next[g.arc_rank[a]]);
-    }
-    wave[i] = first;
-    for (int a = g.item_begin[i]; a < g.item_begin[i + 1]; ++a) next[g.arc_rank[a]] = first + 1;
+// 32-bit values, low half first.
+void put_wide(std::vector<uint16_t>& packed, int offset, const std::vector<uint32_t>& values) {
+  for (size_t i = 0; i < values.size(); ++i) {
+    packed[offset + 2 * i] = static_cast<uint16_t>(values[i]);
+    packed[offset + 2 * i + 1] = static_cast<uint16_t>(values[i] >> 16);
   }
-  return wave;
 }
 
-void pack_waves(const LevelGraph& g, const Shape& shape, std::vector<uint16_t>& packed) {
-  const TableLayout at(shape);
-  const std::vector<int> wave = waves(g, shape.shared_is_item);
-  const int num_waves = wave.empty() ? 0 : *std::max_element(wave.begin(), wave.end()) + 1;
-  packed[at.num_waves] = static_cast<uint16_t>(num_waves);
-  int n = 0;
-  for (int w = 0; w < num_waves; ++w) {
-    packed[at.wave_begin + w] = static_cast<uint16_t>(n);
-    for (int i = 0; i < g.num_items; ++i) {
-      if (wave[i] == w) packed[at.wave_items + n++] = static_cast<uint16_t>(i);
-    }
+std::vector<uint32_t> rank_sets(const LevelGraph& g, const Shape& shape) {
+  std::vector<uint32_t> sets(shape.num_rank_set_words(), 0);
+  for (int a = 0; a < g.num_arcs() && !sets.empty(); ++a) {
+    const int word = g.arc_item[a] * shape.num_words() + g.arc_rank[a] / 32;
+    sets[word] |= 1u << g.arc_rank[a] % 32;
   }
-  packed[at.wave_begin + num_waves] = static_cast<uint16_t>(n);
+  return sets;
 }
 
 }  // namespace
@@ -96,7 +83,15 @@ std::vector<uint16_t> pack_tables(const RouteTables& t, const Shape& shape) {
           static_cast<uint16_t>(t.replicas.slot[t.replicas.begin[expert] + c]);
     }
   }
-  pack_waves(g, shape, packed);
+  put(at.place_rank, t.spread.rank);
+  put(at.subtree_end, t.spread.subtree_end);
+  put(at.tree_begin, t.spread.tree_begin);
+  put(at.tree_end, t.spread.tree_end);
+  put(at.arc_out, t.spread.arc_out);
+  put(at.arc_in, t.spread.arc_in);
+  put_wide(packed, at.item_ranks, rank_sets(g, shape));
+  put_wide(packed, at.response,
+           std::vector<uint32_t>(t.spread.response.begin(), t.spread.response.end()));
   return packed;
 }
 
@@ -105,7 +100,7 @@ Result<std::unique_ptr<DevicePlacement>> DevicePlacement::create(const RouteTabl
   if (!shape.ok()) return shape.error();
   std::unique_ptr<DevicePlacement> placement(new DevicePlacement(*shape));
   if (Status status = placement->allocate(); !status.ok()) return status.error();
-  if (Status status = prepare_kernels(*shape); !status.ok()) return status.error();
+  if (Status status = prepare_kernels(); !status.ok()) return status.error();
   if (Status status = placement->stage(tables, nullptr); !status.ok()) return status.error();
   if (Status status = placement->publish(nullptr); !status.ok()) return status.error();
   if (Status status = to_status(cudaStreamSynchronize(nullptr), "copying the placement");

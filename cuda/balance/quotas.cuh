@@ -2,7 +2,7 @@
 #pragma once
 
 #include "cuda/balance/gpu_route.h"
-#include "cuda/balance/scratch.cuh"
+#include "cuda/balance/spread.cuh"
 
 namespace plimsoll::gpu {
 
@@ -11,45 +11,51 @@ namespace plimsoll::gpu {
 // source's interval overlaps those of the ranks that serve it. own, before: what this source and
 // all lower ones ask of the item.
 template <int kWidth>
-__device__ void split_item(
-    const Block& b, const Tables& t, Scratch& s, int item, int own, int before) {
+__device__ inline void split_item(const Block& b,
+                                  const Tables& t,
+                                  const Scratch& s,
+                                  int item,
+                                  bool is_item,
+                                  int own,
+                                  int before) {
   const int lane = b.lane % kWidth;
-  const unsigned mask =
-      kWidth == 32 ? kFullWarp : ((1u << kWidth % 32) - 1) << (b.lane / kWidth * kWidth);
   const int begin = t.item_begin[item];
   const int end = t.item_begin[item + 1];
   int kept_before = 0;
   int kept_own = 0;
+#pragma unroll 1
   for (int a = begin + lane; a < end; a += kWidth) {
     const int kept = min(s.amount[a], s.local[a]);
     if (t.arc_rank[a] < b.source) kept_before += kept;
     if (t.arc_rank[a] == b.source) kept_own += kept;
   }
-  const int left_begin = before - sum_of_group<kWidth>(kept_before, mask);
-  const int left_end = left_begin + own - sum_of_group<kWidth>(kept_own, mask);
+  const int left_begin = before - sum_of_group<kWidth>(kept_before);
+  const int left_end = left_begin + own - sum_of_group<kWidth>(kept_own);
   int taken_sum = 0;
   int quota_sum = 0;
-  for (int first = begin; first < end; first += kWidth) {
+#pragma unroll 1
+  for (int first = begin; __any_sync(kFullWarp, first < end); first += kWidth) {
     const int a = first + lane;
     const int kept = a < end ? min(s.amount[a], s.local[a]) : 0;
     const int taken = a < end ? s.amount[a] - kept : 0;
-    const int taken_end = taken_sum + scan_lanes<kWidth>(taken, mask, lane);
+    const int taken_end = taken_sum + scan_lanes<kWidth>(taken, lane);
     int quota = max(min(left_end, taken_end) - max(left_begin, taken_end - taken), 0);
     if (a < end && t.arc_rank[a] == b.source) quota += kept;
-    const int quota_end = quota_sum + scan_lanes<kWidth>(quota, mask, lane);
-    if (a < end) s.quota_end[a] = quota_end;
-    taken_sum = __shfl_sync(mask, taken_end, kWidth - 1, kWidth);
-    quota_sum = __shfl_sync(mask, quota_end, kWidth - 1, kWidth);
+    const int quota_end = quota_sum + scan_lanes<kWidth>(quota, lane);
+    if (a < end && is_item) s.quota_end[a] = quota_end;
+    taken_sum = __shfl_sync(kFullWarp, taken_end, kWidth - 1, kWidth);
+    quota_sum = __shfl_sync(kFullWarp, quota_end, kWidth - 1, kWidth);
   }
 }
 
 // The shared expert, by one warp; leaves its quotas away from home in s.away_begin.
-__device__ inline void split_shared(const Block& b, const Tables& t, Scratch& s) {
+__device__ inline void split_shared(const Block& b, const Tables& t, const Scratch& s) {
   const int m = b.shape.num_shared_experts;
   int tokens_before = 0;
+#pragma unroll 1
   for (int r = b.lane; r < b.source; r += 32) tokens_before += s.tokens[r];
   tokens_before = sum_of_warp(tokens_before);
-  split_item<32>(b, t, s, 0, m * s.tokens[b.source], m * tokens_before);
+  split_item<32>(b, t, s, 0, true, m * s.tokens[b.source], m * tokens_before);
   __syncwarp();
   const int home = s.quota_end[b.source] - (b.source > 0 ? s.quota_end[b.source - 1] : 0);
   for (int r = b.lane; r <= b.shape.num_ranks; r += 32) {
@@ -58,16 +64,12 @@ __device__ inline void split_shared(const Block& b, const Tables& t, Scratch& s)
   }
 }
 
-inline constexpr int kSplitWidth = 8;  // most experts have a few copies
-
-__device__ inline void split_items(const Block& b, const Tables& t, Scratch& s) {
-  const int first_routed = b.shape.shared_is_item ? 1 : 0;
-  if (first_routed == 1 && b.warp == kWarps - 1) split_shared(b, t, s);
-  for (int i = first_routed + b.thread / kSplitWidth; i < t.num_items;
-       i += kThreads / kSplitWidth) {
-    const int expert = t.item_expert[i];
-    split_item<kSplitWidth>(b, t, s, i, s.own[expert], s.before[expert]);
-  }
+__device__ inline void split_items(const Block& b, const Tables& t, const Scratch& s) {
+  if (b.shape.shared_is_item && b.warp == kWarps - 1) split_shared(b, t, s);
+  for_each_group(b, first_routed_item(b), t.num_items, [&](int item, bool is_item, int) {
+    const int expert = t.item_expert[item];
+    split_item<kGroup>(b, t, s, item, is_item, s.own[expert], s.column_before[expert]);
+  });
   __syncthreads();
 }
 
@@ -81,7 +83,7 @@ __device__ inline int quota_of(const Tables& t, const Scratch& s, int a) {
 __device__ inline void write_decision(
     const Block& b, const Tables& t, const Scratch& s, const Decision& out, int source_index) {
   if (b.index != 0) return;
-  if (out.bound != nullptr && b.thread == 0) out.bound[source_index] = *s.bound;
+  if (out.bound != nullptr && b.thread == 0) out.bound[source_index] = s.bound[0];
   if (out.routed != nullptr) {
     int32_t* routed = out.routed + static_cast<size_t>(source_index) * b.shape.num_slots;
     for (int slot = b.thread; slot < b.shape.num_slots; slot += kThreads) {

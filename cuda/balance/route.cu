@@ -10,35 +10,34 @@
 namespace plimsoll::gpu {
 namespace {
 
-struct Placed {
+struct Problem {
   Shape shape;
-  const uint16_t* tables[2];
-  const uint8_t* active;
+  Memory memory;
+  const uint16_t* packed[2];  // null for counting alone
+  const uint8_t* active;      // which of the two holds
 };
 
-__device__ Block this_block(const Shape& shape, const cg::cluster_group& cluster, int first) {
-  return {shape,
-          first + static_cast<int>(blockIdx.x) / kBlocks,
-          static_cast<int>(cluster.block_rank()),
-          static_cast<int>(threadIdx.x),
-          static_cast<int>(threadIdx.x) / 32,
-          static_cast<int>(threadIdx.x) % 32};
+__device__ Block this_block(const Shape& shape, int first_source) {
+  const int block = static_cast<int>(blockIdx.x);
+  const int thread = static_cast<int>(threadIdx.x);
+  return {shape, first_source + block / kBlocks, block % kBlocks, thread, thread / 32, thread % 32};
 }
 
-__device__ void load_tables(const Block& b, const Placed& placed, Scratch& s) {
-  const uint4* from = reinterpret_cast<const uint4*>(placed.tables[*placed.active]);
-  uint4* to = reinterpret_cast<uint4*>(s.tables);
-  const int size = TableLayout(b.shape).size / 8;
-  for (int i = b.thread; i < size; i += kThreads) to[i] = from[i];
+__device__ void load_tables(const Block& b, const uint16_t* packed, int size, const Tables& t) {
+  const uint4* from = reinterpret_cast<const uint4*>(packed);
+  for (int i = b.thread; i < size / 8; i += kThreads) {
+    reinterpret_cast<uint4*>(&t.packed[0])[i] = from[i];
+  }
 }
 
 // What each rank that holds a copy of an item asks of it, as far as the matrix tells.
 __device__ void load_locals(
-    const Block& b, const Tables& t, const int32_t* counts, bool has_own_row, Scratch& s) {
+    const Block& b, const Tables& t, const int32_t* counts, bool has_own_row, const Scratch& s) {
   for (int r = b.thread; r < b.shape.num_ranks; r += kThreads) {
     if (r == b.source && !has_own_row) continue;
     s.tokens[r] = counts[static_cast<size_t>(r) * b.shape.row_size() + b.shape.num_experts];
   }
+#pragma unroll 1
   for (int a = b.thread; a < t.num_arcs; a += kThreads) {
     const int r = t.arc_rank[a];
     const int expert = t.item_expert[t.arc_item[a]];
@@ -49,42 +48,41 @@ __device__ void load_locals(
   }
 }
 
-// Puts the blocks' counts together: totals over all sources, this source's own, and the number of
-// the first choice of each item in each warp. own_row: this source's row of the matrix if it
-// is there already.
-__device__ void gather(const Block& b,
-                       const Tables& t,
-                       cg::cluster_group& cluster,
-                       const int32_t* own_row,
-                       Scratch& s) {
-  const int num_experts = b.shape.num_experts;
-  for (int e = b.thread; e < num_experts; e += kThreads) {
-    const int owner = e / slice_size(b);
-    const int total = *cluster.map_shared_rank(s.column_total + e, owner);
-    s.before[e] = *cluster.map_shared_rank(s.column_before + e, owner);
-    int own = 0;
+// What this source counted of one expert, or of active tokens.
+__device__ int sum_of_blocks(const Block& b, const Scratch& s, int e) {
+  int sum = 0;
 #pragma unroll
-    for (int c = 0; c < kBlocks; ++c) {
-      own += *cluster.map_shared_rank(s.block_count + e, c);
-    }
-    s.total[e] = own_row == nullptr ? total + own : total;
-    s.own[e] = own_row == nullptr ? own : own_row[e];
+  for (int c = 0; c < kBlocks; ++c) sum += s.sent_counts[c * b.shape.count_row_size() + e];
+  return sum;
+}
+
+// Puts the blocks' counts together: totals over all sources, this source's own, and the number of
+// the first choice of each item in this block and its warps. own_row: this source's row of the
+// matrix if it is there already.
+__device__ void gather(const Block& b, const Tables& t, const int32_t* own_row, const Scratch& s) {
+#pragma unroll 1
+  for (int e = b.thread; e < b.shape.num_experts; e += kThreads) {
+    const int own = own_row == nullptr ? sum_of_blocks(b, s, e) : own_row[e];
+    s.own[e] = own;
+    s.total[e] = s.column_total[e] + (own_row == nullptr ? own : 0);
   }
   const int num_items = b.shape.max_items();
+#pragma unroll 1
   for (int i = b.thread; i < t.num_items; i += kThreads) {
     if (t.item_expert[i] == kNone) continue;
     int first = 0;
+#pragma unroll 1
     for (int c = 0; c < b.index; ++c) {
-      first += *cluster.map_shared_rank(s.block_count + t.item_expert[i], c);
+      first += s.sent_counts[c * b.shape.count_row_size() + t.item_expert[i]];
     }
-    start_from(first, s.warp_count + i, num_items);
+    s.item_first[i] = first;
+    start_from(s.warp_count.from(i), num_items);
   }
-  if (own_row == nullptr && b.warp == kWarps - 1) {
-    int active = 0;
-    for (int c = b.lane; c < kBlocks; c += 32)
-      active += *cluster.map_shared_rank(s.block_active, c);
-    active = sum_of_warp(active);
-    if (b.lane == 0) s.tokens[b.source] = active;
+  if (b.warp == kWarps - 1 && b.lane < kBlocks) {
+    s.block_active[b.lane] = s.sent_counts[b.lane * b.shape.count_row_size() + b.shape.num_experts];
+  }
+  if (own_row == nullptr && b.thread == kThreads - 1) {
+    s.tokens[b.source] = sum_of_blocks(b, s, b.shape.num_experts);
   }
   __syncthreads();
 }
@@ -96,7 +94,8 @@ __device__ void write_own_row(const Block& b, const Scratch& s, int32_t* row) {
   if (b.thread == 0) row[b.shape.num_experts] = s.tokens[b.source];
 }
 
-__device__ void fill_own_locals(const Block& b, const Tables& t, Scratch& s) {
+__device__ void fill_own_locals(const Block& b, const Tables& t, const Scratch& s) {
+#pragma unroll 1
   for (int i = t.rank_arc_begin[b.source] + b.thread; i < t.rank_arc_begin[b.source + 1];
        i += kThreads) {
     const int a = t.rank_arcs[i];
@@ -108,51 +107,66 @@ __device__ void fill_own_locals(const Block& b, const Tables& t, Scratch& s) {
 
 template <typename Id>
 __global__ void __launch_bounds__(kThreads, 1)
-    count_kernel(const Shape shape, const Batch<Id> batch, int32_t* counts) {
-  extern __shared__ int4 memory[];
-  cg::cluster_group cluster = cg::this_cluster();
-  Scratch s;
-  carve(shape, reinterpret_cast<int32_t*>(memory), s);
-  const Block b = this_block(shape, cluster, batch.first_source);
-  count_tokens<false>(b, WarpTokens<Id>(batch, b), nullptr, s);
-  cluster.sync();
-  int32_t* row = counts + static_cast<size_t>(b.source) * shape.row_size();
-  const int slice = slice_size(b);
-  for (int e = b.index * slice + b.thread; e < min((b.index + 1) * slice, shape.num_experts);
-       e += kThreads) {
-    int sum = 0;
-    for (int c = 0; c < kBlocks; ++c) sum += *cluster.map_shared_rank(s.block_count + e, c);
-    row[e] = sum;
+    count_kernel(const __grid_constant__ Problem problem, const Batch<Id> batch, int32_t* counts) {
+  const Scratch& s = problem.memory.scratch;
+  const Block b = this_block(problem.shape, batch.first_source);
+  if (b.thread == 0) open_mailboxes(b.shape, s);
+  begin_to_meet();
+  const WarpTokens<Id> tokens(batch, b);
+  int expert[kAtOnce];
+  tokens.load(tokens.begin * tokens.k, b.shape.num_experts, b.lane, expert);
+  clear_counts(b, s);
+  __syncthreads();
+  count_tokens<false>(b, problem.memory.tables, tokens, expert, s);
+  __syncthreads();
+  meet();
+  send_counts(b, s);
+  wait_for(s, kCounts);
+  int32_t* row = counts + static_cast<size_t>(b.source) * b.shape.row_size();
+  for (int e = b.index * kThreads + b.thread; e < b.shape.row_size(); e += kBlocks * kThreads) {
+    row[e] = sum_of_blocks(b, s, e);
   }
-  if (b.index == 0 && b.thread == 0) {
-    int active = 0;
-    for (int c = 0; c < kBlocks; ++c) active += *cluster.map_shared_rank(s.block_active, c);
-    row[shape.num_experts] = active;
-  }
-  cluster.sync();  // a block's shared memory ends with it
 }
 
 template <bool kCountFirst, typename Id>
-__global__ void __launch_bounds__(kThreads, 1)
-    route_kernel(const Placed placed, const Batch<Id> batch, int32_t* counts, const Decision out) {
-  extern __shared__ int4 memory[];
-  cg::cluster_group cluster = cg::this_cluster();
-  Scratch s;
-  carve(placed.shape, reinterpret_cast<int32_t*>(memory), s);
-  const Block b = this_block(placed.shape, cluster, batch.first_source);
+__global__ void __launch_bounds__(kThreads, 1) route_kernel(const __grid_constant__ Problem problem,
+                                                            const Batch<Id> batch,
+                                                            int32_t* counts,
+                                                            const Decision out) {
+  const Scratch& s = problem.memory.scratch;
+  Tables t = problem.memory.tables;
+  const Block b = this_block(problem.shape, batch.first_source);
+  if (b.thread == 0) open_mailboxes(b.shape, s);
+  begin_to_meet();
+  const uint16_t* packed = problem.packed[*problem.active];
   const WarpTokens<Id> tokens(batch, b);
-  int32_t* own_row = counts + static_cast<size_t>(b.source) * b.shape.row_size();
-
+  int expert[kAtOnce];
+  tokens.load(tokens.begin * tokens.k, b.shape.num_experts, b.lane, expert);
+  const SliceCells slice(b);
+  const int cell = slice.load(b, counts, b.thread, !kCountFirst);
+  clear_counts(b, s);
   const TableLayout layout(b.shape);
-  load_tables(b, placed, s);
-  add_up_columns(b, counts, !kCountFirst, s);
-  count_tokens<true>(b, tokens, s.tables + layout.expert_item, s);
-  const Tables t(s.tables, layout);
-  cluster.barrier_arrive();
+  load_tables(b, packed, layout.shared_size(b.shape), t);
+  __syncthreads();
+  t.num_items = t.packed[layout.num_items];
+  t.num_arcs = t.packed[layout.num_arcs];
+  if (b.shape.num_ranks > kMaxResponseRanks) {
+    t.far_response = reinterpret_cast<const int32_t*>(packed + layout.response);
+  }
   load_locals(b, t, counts, !kCountFirst, s);
+  slice.add(b, s, b.thread, cell);
+#pragma unroll 1
+  for (int i = b.thread + kThreads; i < slice.size * b.shape.num_ranks; i += kThreads) {
+    slice.add(b, s, i, slice.load(b, counts, i, !kCountFirst));
+  }
+  count_tokens<true>(b, t, tokens, expert, s);
+  __syncthreads();
+  meet();
+  send_counts(b, s);
   copy_weights(b, tokens);
-  cluster.barrier_wait();
-  gather(b, t, cluster, kCountFirst ? nullptr : own_row, s);
+  wait_for(s, kCounts);
+  int32_t* own_row = counts + static_cast<size_t>(b.source) * b.shape.row_size();
+  gather(b, t, kCountFirst ? nullptr : own_row, s);
   if (kCountFirst) {
     write_own_row(b, s, own_row);
     fill_own_locals(b, t, s);
@@ -160,33 +174,43 @@ __global__ void __launch_bounds__(kThreads, 1)
   solve(b, t, s);
   split_items(b, t, s);
   write_decision(b, t, s, out, b.source - batch.first_source);
-  assign_routed(b, t, tokens, s);
-  assign_shared(b, tokens, cluster, s);
-  cluster.sync();  // a block's shared memory ends with it
+  assign_tokens(b, t, tokens, s);
 }
 
-size_t shared_bytes(const Shape& shape) {
-  Scratch unused;
-  return carve(shape, nullptr, unused) * sizeof(int32_t);
+// What a batch needs of the shared memory of a block.
+template <typename Id>
+Memory memory_for(const Shape& shape, const Batch<Id>& batch) {
+  const int tokens = kWarps * tokens_per_warp(batch.num_tokens);
+  return {shape, tokens * batch.k, tokens * shape.num_shared_experts};
 }
+
+inline constexpr int kMaxSharedBytes = 227 * 1024;
+inline constexpr int64_t kMaxChoicesPerBlock = 65535;  // they are counted in 16 bits
 
 template <typename Id>
 Status check(const Shape& shape, const Batch<Id>& batch) {
-  if (batch.num_sources >= 1 && batch.first_source >= 0 &&
-      batch.first_source + batch.num_sources <= shape.num_ranks && batch.k >= 1 &&
-      batch.num_tokens >= 0 && (batch.topk_weights == nullptr) == (batch.weights == nullptr)) {
+  if (batch.num_sources < 1 || batch.first_source < 0 ||
+      batch.first_source + batch.num_sources > shape.num_ranks || batch.k < 1 ||
+      batch.k > kMaxTopK || batch.num_tokens < 0 ||
+      (batch.topk_weights == nullptr) != (batch.weights == nullptr)) {
+    return invalid_argument(
+        "a batch of sources " + std::to_string(batch.first_source) + " to " +
+        std::to_string(batch.first_source + batch.num_sources - 1) + ", " +
+        std::to_string(batch.num_tokens) + " tokens and top-" + std::to_string(batch.k) +
+        ", weights in and out or neither, does not fit " + std::to_string(shape.num_ranks) +
+        " ranks and up to top-" + std::to_string(kMaxTopK));
+  }
+  const int64_t choices = int64_t{kWarps} * tokens_per_warp(batch.num_tokens) * batch.k;
+  if (choices <= kMaxChoicesPerBlock && memory_for(shape, batch).num_bytes <= kMaxSharedBytes) {
     return ok_status();
   }
-  return invalid_argument("a batch of sources " + std::to_string(batch.first_source) + " to " +
-                          std::to_string(batch.first_source + batch.num_sources - 1) + ", " +
-                          std::to_string(batch.num_tokens) + " tokens and top-" +
-                          std::to_string(batch.k) +
-                          ", weights in and out or neither, does not fit " +
-                          std::to_string(shape.num_ranks) + " ranks");
+  return unsupported("a source's " + std::to_string(batch.num_tokens) + " tokens, top-" +
+                     std::to_string(batch.k) +
+                     ", are more than the GPU's shared memory holds; route fewer at once");
 }
 
 template <typename... Parameters, typename... Arguments>
-Status launch(const Shape& shape,
+Status launch(int num_bytes,
               int num_sources,
               cudaStream_t stream,
               void (*kernel)(Parameters...),
@@ -197,7 +221,7 @@ Status launch(const Shape& shape,
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(num_sources * kBlocks));
   config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = shared_bytes(shape);
+  config.dynamicSmemBytes = static_cast<size_t>(num_bytes);
   config.stream = stream;
   config.attrs = &cluster;
   config.numAttrs = 1;
@@ -211,28 +235,26 @@ Status launch_route(const DevicePlacement& placement,
                     const Decision& decision,
                     cudaStream_t stream) {
   if (Status status = check(placement.shape(), batch); !status.ok()) return status;
-  const Placed placed{
-      placement.shape(), {placement.tables(0), placement.tables(1)}, placement.active()};
-  return launch(placement.shape(), batch.num_sources, stream, route_kernel<kCountFirst, Id>, placed,
-                batch, counts, decision);
+  const Problem problem{placement.shape(),
+                        memory_for(placement.shape(), batch),
+                        {placement.tables(0), placement.tables(1)},
+                        placement.active()};
+  return launch(problem.memory.num_bytes, batch.num_sources, stream, route_kernel<kCountFirst, Id>,
+                problem, batch, counts, decision);
 }
 
 }  // namespace
 
-// Lets the kernels have the shared memory that this shape needs.
-Status prepare_kernels(const Shape& shape) {
-  const int bytes = static_cast<int>(shared_bytes(shape));
+// Lets the kernels have all the shared memory there is.
+Status prepare_kernels() {
   for (const void* kernel : {reinterpret_cast<const void*>(count_kernel<int32_t>),
                              reinterpret_cast<const void*>(count_kernel<int64_t>),
                              reinterpret_cast<const void*>(route_kernel<false, int32_t>),
                              reinterpret_cast<const void*>(route_kernel<false, int64_t>),
                              reinterpret_cast<const void*>(route_kernel<true, int32_t>),
                              reinterpret_cast<const void*>(route_kernel<true, int64_t>)}) {
-    cudaFuncAttributes has{};
-    cudaError_t error = cudaFuncGetAttributes(&has, kernel);
-    if (error == cudaSuccess && has.maxDynamicSharedSizeBytes < bytes) {
-      error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-    }
+    cudaError_t error =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kMaxSharedBytes);
     if (error == cudaSuccess) {  // more than eight blocks a cluster
       error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
     }
@@ -247,7 +269,8 @@ Status count(const DevicePlacement& placement,
              int32_t* counts,
              cudaStream_t stream) {
   if (Status status = check(placement.shape(), batch); !status.ok()) return status;
-  return launch(placement.shape(), batch.num_sources, stream, count_kernel<Id>, placement.shape(),
+  const Problem problem{placement.shape(), memory_for(placement.shape(), batch), {}, nullptr};
+  return launch(problem.memory.num_bytes, batch.num_sources, stream, count_kernel<Id>, problem,
                 batch, counts);
 }
 

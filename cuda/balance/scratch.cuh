@@ -1,119 +1,186 @@
-// The shared memory of one thread block of a cluster, and small helpers of a warp.
+// Where one thread block keeps what it works on, and small helpers of a warp. Offsets are worked
+// out on the host and reach the kernels as parameters: an access costs no register for its base.
 #pragma once
 
-#include <cooperative_groups.h>
+#include <cuda_runtime.h>
+
+#include <climits>
+#include <cstdint>
 
 #include "cuda/balance/shape.h"
 
 namespace plimsoll::gpu {
-
-namespace cg = cooperative_groups;
 
 inline constexpr int kBlocks = 16;  // of a cluster
 inline constexpr int kThreads = 512;
 inline constexpr int kWarps = kThreads / 32;
 inline constexpr unsigned kFullWarp = 0xFFFFFFFFu;
 
-struct Scratch {
-  uint16_t* tables;
-  // Read by the other blocks of the cluster.
-  int32_t* block_count;    // [num_experts], of the tokens of this block
-  int32_t* column_total;   // [num_experts], over the matrix; this block fills its slice only
-  int32_t* column_before;  // [num_experts], over the rows of lower sources; its slice only
-  int32_t* block_offers;   // [num_ranks], tokens of this block that prefer a rank
-  int32_t* block_active;   // [1], active tokens of this block
+extern __shared__ int4 shared_memory[];
 
-  int32_t*
-      warp_count;  // [kWarps, max_items], of routed items; later the number of each warp's first
-  int32_t* warp_offers;  // [kWarps, num_ranks]; likewise
-  int32_t* warp_active;  // [kWarps]
-  int32_t* total;        // [num_experts], over all sources
-  int32_t* own;          // [num_experts], of this source
-  int32_t* before;       // [num_experts], of lower sources
-  int32_t* tokens;       // [num_ranks], active ones
+template <typename T>
+struct SharedArray {
+  int at = 0;  // bytes
 
-  int32_t* local;         // [max_arcs]
-  int32_t* start_amount;  // [max_arcs]
-  int32_t* amount;        // [max_arcs]
-  int32_t* quota_end;     // [max_arcs], of this source: the end of an arc's occurrence numbers
-  int32_t* free_units;    // [max_items]
-  int32_t* item_label;    // [max_items]
-  int32_t* item_next;     // [max_items], arc
-  int32_t* start_load;    // [num_ranks]
-  int32_t* fixed_cost;    // [num_ranks], load that cannot move, shared experts at home included
-  int32_t* home_cost;     // [num_ranks], shared experts that stay at home
-  int32_t* load;          // [num_ranks]
-  int32_t* capacity;      // [num_ranks]
-  int32_t* rank_label;    // [num_ranks]
-  int32_t* rank_next;     // [num_ranks], into rank_arcs
-  int32_t* path;          // [2 * num_ranks], arcs left and entered in turn
-  int32_t* away_begin;    // [num_ranks + 1], shared quotas of this source, home left out, summed
-  int32_t* left_end;      // [num_ranks], shared quotas nobody preferred, home included, summed
-  int32_t* bound;         // [1]
+  __device__ T& operator[](int i) const {
+    return reinterpret_cast<T*>(reinterpret_cast<char*>(shared_memory) + at)[i];
+  }
+  __device__ SharedArray from(int i) const { return {at + i * static_cast<int>(sizeof(T))}; }
 };
 
-// Lays the arrays out from `base` on; returns their size in int32. A null base only measures.
-PLIMSOLL_HD size_t carve(const Shape& s, int32_t* base, Scratch& out) {
-  size_t size = 0;
-  const auto take = [&](int32_t*& array, int count) {
-    array = base == nullptr ? nullptr : base + size;
-    size += (count + 3) / 4 * 4;
-  };
-  int32_t* tables = nullptr;
-  take(tables, TableLayout(s).size / 2);
-  out.tables = reinterpret_cast<uint16_t*>(tables);
-  for (int32_t** array : {&out.block_count, &out.column_total, &out.column_before, &out.total,
-                          &out.own, &out.before}) {
-    take(*array, s.num_experts);
-  }
-  take(out.warp_count, kWarps * s.max_items());
-  take(out.warp_offers, kWarps * s.num_ranks);
-  take(out.warp_active, kWarps);
-  take(out.block_active, 1);
-  take(out.bound, 1);
-  for (int32_t** array : {&out.local, &out.start_amount, &out.amount, &out.quota_end}) {
-    take(*array, s.max_arcs());
-  }
-  for (int32_t** array : {&out.free_units, &out.item_label, &out.item_next}) {
-    take(*array, s.max_items());
-  }
-  for (int32_t** array :
-       {&out.block_offers, &out.tokens, &out.start_load, &out.fixed_cost, &out.home_cost, &out.load,
-        &out.capacity, &out.rank_label, &out.rank_next, &out.left_end}) {
-    take(*array, s.num_ranks);
-  }
-  take(out.path, 2 * s.num_ranks);
-  take(out.away_begin, s.num_ranks + 1);
-  return size;
-}
-
-// The packed tables, as arrays.
+// The packed tables of a placement, see TableLayout.
 struct Tables {
-  int num_items, num_arcs, num_waves;
-  const uint16_t *expert_item, *expert_slot, *slot_expert, *item_expert, *item_begin, *arc_rank,
-      *arc_item, *arc_slot, *rank_arc_begin, *rank_arcs, *wave_begin, *wave_items;
+  int num_items = 0;
+  int num_arcs = 0;
+  int num_ranks = 0;
+  const int32_t* far_response = nullptr;  // where the matrix has no room in shared memory
+  SharedArray<uint16_t> packed, expert_item, expert_slot, slot_expert, item_expert, item_begin,
+      arc_rank, arc_item, arc_slot, rank_arc_begin, rank_arcs, place_rank, subtree_end, tree_begin,
+      tree_end, arc_out, arc_in;
+  SharedArray<uint32_t> item_ranks;
+  SharedArray<int32_t> near_response;
 
-  __device__ Tables(const uint16_t* packed, const TableLayout& at)
-      : num_items(packed[at.num_items]),
-        num_arcs(packed[at.num_arcs]),
-        num_waves(packed[at.num_waves]),
-        expert_item(packed + at.expert_item),
-        expert_slot(packed + at.expert_slot),
-        slot_expert(packed + at.slot_expert),
-        item_expert(packed + at.item_expert),
-        item_begin(packed + at.item_begin),
-        arc_rank(packed + at.arc_rank),
-        arc_item(packed + at.arc_item),
-        arc_slot(packed + at.arc_slot),
-        rank_arc_begin(packed + at.rank_arc_begin),
-        rank_arcs(packed + at.rank_arcs),
-        wave_begin(packed + at.wave_begin),
-        wave_items(packed + at.wave_items) {}
+  __device__ int response(int rank, int other) const {
+    const int i = rank * num_ranks + other;
+    return far_response == nullptr ? near_response[i] : far_response[i];
+  }
+};
+
+struct Scratch {
+  SharedArray<uint64_t> mailbox;  // [kMailboxes], a barrier for what other blocks send
+  // Sent by the blocks of the cluster.
+  SharedArray<uint16_t> sent_counts;   // [kBlocks, count_row_size()], then active tokens
+  SharedArray<int32_t> sent_offers;    // [kBlocks, offer_row_size()]
+  SharedArray<int32_t> column_total;   // [kBlocks * slice_size()], over the matrix, by expert
+  SharedArray<int32_t> column_before;  // likewise, over the rows of lower sources
+
+  SharedArray<uint32_t> choices;     // see count.cuh; later the slots
+  SharedArray<int32_t> offers;       // of the shared experts of this block's tokens
+  SharedArray<int32_t> block_count;  // [count_row_size()], of the tokens of this block
+  SharedArray<int32_t> slice_total;  // [slice_size()], this block's part of column_total
+  SharedArray<int32_t> slice_before;
+  SharedArray<uint16_t> warp_count;   // [kWarps, max_items], of items; later each warp's first
+  SharedArray<int32_t> warp_offers;   // [kWarps, num_ranks]; likewise
+  SharedArray<int32_t> warp_active;   // [kWarps]
+  SharedArray<int32_t> block_active;  // [kBlocks]
+  SharedArray<int32_t> item_first;    // [max_items], this block's first occurrence of an item
+  SharedArray<int32_t> total;         // [num_experts], over all sources
+  SharedArray<int32_t> own;           // [num_experts], of this source
+  SharedArray<int32_t> tokens;        // [num_ranks], active ones
+
+  SharedArray<int32_t> local;           // [max_arcs]
+  SharedArray<int32_t> amount;          // [max_arcs]
+  SharedArray<int32_t> start_amount;    // [max_arcs], kept for another try
+  SharedArray<int32_t> quota_end;       // [max_arcs], of this source: the end of an arc's numbers
+  SharedArray<int32_t> item_label;      // [max_items]
+  SharedArray<int32_t> item_next;       // [max_items], arc
+  SharedArray<int32_t> base_load;       // [num_ranks], load that is no copy's, in the start
+  SharedArray<int32_t> fixed_cost;      // [num_ranks], that cannot move, shared ones at home too
+  SharedArray<int32_t> target;          // [num_ranks], what the start aims at
+  SharedArray<int32_t> surplus;         // [num_ranks]
+  SharedArray<int32_t> potential;       // [num_ranks]
+  SharedArray<int32_t> surplus_before;  // [num_ranks + 1], of lower places
+  SharedArray<int32_t> home_cost;       // [num_ranks], shared experts that stay at home
+  SharedArray<int32_t> load;            // [num_ranks]
+  SharedArray<int32_t> start_load;      // [num_ranks], kept for another try
+  SharedArray<int32_t> capacity;        // [num_ranks]
+  SharedArray<int32_t> rank_label;      // [num_ranks]
+  SharedArray<int32_t> rank_next;       // [num_ranks], into rank_arcs
+  SharedArray<uint32_t> reach;          // [num_ranks, num_words()], see level.cuh
+  SharedArray<int32_t> path;            // [2 * num_ranks], arcs left and entered in turn
+  SharedArray<int32_t> away_begin;  // [num_ranks + 1], this source's shared quotas, home left out
+  SharedArray<int32_t> left_end;    // [num_ranks], shared quotas nobody preferred, summed
+  SharedArray<int32_t> bound;       // [1]
+  SharedArray<int32_t> step;        // [1], of levelling
+};
+
+enum Mailbox { kCounts, kOffers, kMailboxes };
+
+// How a kernel finds its way; made for a shape and a batch.
+struct Memory {
+  Tables tables;
+  Scratch scratch;
+  int num_bytes = 0;
+
+  Memory(const Shape& shape, int choices_per_block, int shared_per_block) {
+    const int arcs = shape.max_arcs();
+    const int items = shape.max_items();
+    const int ranks = shape.num_ranks;
+    take_tables(shape);
+    Scratch& s = scratch;
+    take(s.mailbox, kMailboxes);
+    take(s.choices, choices_per_block);
+    take(s.offers, shared_per_block);
+    take(s.sent_offers, kBlocks * shape.offer_row_size());
+    take(s.block_count, shape.count_row_size());
+    for (auto* slice : {&s.slice_total, &s.slice_before}) take(*slice, shape.slice_size());
+    for (auto* column : {&s.column_total, &s.column_before}) {
+      take(*column, kSlices * shape.slice_size());
+    }
+    take(s.warp_count, kWarps * items);
+    take(s.warp_offers, kWarps * ranks);
+    for (auto* experts : {&s.total, &s.own}) take(*experts, shape.num_experts);
+    for (auto* few : {&s.warp_active, &s.block_active, &s.bound, &s.step}) take(*few, kWarps);
+    for (auto* list :
+         {&s.tokens, &s.base_load, &s.fixed_cost, &s.target, &s.surplus, &s.potential, &s.home_cost,
+          &s.load, &s.start_load, &s.capacity, &s.rank_label, &s.rank_next, &s.left_end}) {
+      take(*list, ranks);
+    }
+    for (auto* list : {&s.surplus_before, &s.away_begin}) take(*list, ranks + 1);
+    take(s.reach, ranks * shape.num_words());
+    take(s.path, 2 * ranks);
+    take(s.item_first, items);
+    take(s.local, arcs);
+    const int begin = num_bytes;  // what other blocks sent is read before these are written
+    for (auto* list : {&s.amount, &s.start_amount, &s.quota_end}) take(*list, arcs);
+    for (auto* list : {&s.item_label, &s.item_next}) take(*list, items);
+    const int end = num_bytes;
+    num_bytes = begin;
+    take(s.sent_counts, kBlocks * shape.count_row_size());
+    num_bytes = std::max(num_bytes, end);
+  }
+
+ private:
+  static_assert(kSlices == kBlocks);
+
+  template <typename T>
+  void take(SharedArray<T>& array, int count) {
+    array.at = num_bytes;
+    num_bytes += (count * static_cast<int>(sizeof(T)) + 15) / 16 * 16;
+  }
+
+  void take_tables(const Shape& shape) {
+    const TableLayout at(shape);
+    Tables& t = tables;
+    t.num_ranks = shape.num_ranks;
+    take(t.packed, at.shared_size(shape));
+    const auto place = [&](auto& array, int offset) {
+      array.at = t.packed.at + offset * static_cast<int>(sizeof(uint16_t));
+    };
+    place(t.expert_item, at.expert_item);
+    place(t.expert_slot, at.expert_slot);
+    place(t.slot_expert, at.slot_expert);
+    place(t.item_expert, at.item_expert);
+    place(t.item_begin, at.item_begin);
+    place(t.arc_rank, at.arc_rank);
+    place(t.arc_item, at.arc_item);
+    place(t.arc_slot, at.arc_slot);
+    place(t.rank_arc_begin, at.rank_arc_begin);
+    place(t.rank_arcs, at.rank_arcs);
+    place(t.place_rank, at.place_rank);
+    place(t.subtree_end, at.subtree_end);
+    place(t.tree_begin, at.tree_begin);
+    place(t.tree_end, at.tree_end);
+    place(t.arc_out, at.arc_out);
+    place(t.arc_in, at.arc_in);
+    place(t.item_ranks, at.item_ranks);
+    place(t.near_response, at.response);
+  }
 };
 
 // What every thread knows.
 struct Block {
-  Shape shape;
+  const Shape& shape;
   int source;  // the rank whose work this cluster does
   int index;   // of this block in its cluster
 
@@ -126,20 +193,20 @@ __device__ inline int sum_of_warp(int value) {
 
 // The sum over the lanes up to and including this one.
 template <int kWidth = 32>
-__device__ inline int scan_lanes(int value, unsigned mask, int lane) {
+__device__ inline int scan_lanes(int value, int lane) {
 #pragma unroll
   for (int step = 1; step < kWidth; step *= 2) {
-    const int other = __shfl_up_sync(mask, value, step, kWidth);
+    const int other = __shfl_up_sync(kFullWarp, value, step, kWidth);
     if (lane >= step) value += other;
   }
   return value;
 }
 
-template <int kWidth>
-__device__ inline int sum_of_group(int value, unsigned mask) {
+template <int kWidth, typename T>
+__device__ inline T sum_of_group(T value) {
 #pragma unroll
   for (int step = kWidth / 2; step > 0; step /= 2) {
-    value += __shfl_xor_sync(mask, value, step, kWidth);
+    value += __shfl_xor_sync(kFullWarp, value, step, kWidth);
   }
   return value;
 }

@@ -16,6 +16,10 @@ namespace plimsoll::gpu {
 inline constexpr int kMaxRanks = 128;
 inline constexpr int kMaxExperts = 1024;  // logical
 inline constexpr int kMaxSlots = 2048;
+inline constexpr int kMaxTopK = 32;
+inline constexpr int kMaxRankSetWords = 1024;
+inline constexpr int kSlices = 16;            // of the experts, a block of a cluster each
+inline constexpr int kMaxResponseRanks = 64;  // up to which the matrix is in shared memory
 inline constexpr uint16_t kNone = 0xFFFF;
 
 // Fixed for a deployment: placements change beneath a captured graph, these do not.
@@ -35,6 +39,18 @@ struct Shape {
   PLIMSOLL_HD int max_items() const {
     return (num_redundant() < num_experts ? num_redundant() : num_experts) + 1;
   }
+  // Experts of a slice; whole vectors of 16 bytes.
+  PLIMSOLL_HD int slice_size() const { return (num_experts + 4 * kSlices - 1) / (4 * kSlices) * 4; }
+  // What a block sends to the others: counts and active tokens, in 16 bits, or offers in 32.
+  PLIMSOLL_HD int count_row_size() const { return (num_experts + 1 + 7) / 8 * 8; }
+  PLIMSOLL_HD int offer_row_size() const { return (num_ranks + 3) / 4 * 4; }
+  // Of a set of ranks.
+  PLIMSOLL_HD int num_words() const { return (num_ranks + 31) / 32; }
+  // Whether sets of ranks are kept for every item; large shapes have no room for them.
+  PLIMSOLL_HD bool has_rank_sets() const { return num_words() * max_items() <= kMaxRankSetWords; }
+  PLIMSOLL_HD int num_rank_set_words() const {
+    return has_rank_sets() ? num_words() * max_items() : 0;
+  }
   PLIMSOLL_HD int max_arcs() const {
     const int copies = 2 * num_redundant();
     return num_ranks + (copies < num_slots ? copies : num_slots);
@@ -43,9 +59,8 @@ struct Shape {
 
 // Offsets, in uint16, into a placement's packed tables. Items and arcs are those of RouteTables.
 struct TableLayout {
-  int num_items = 0;  // three numbers, then the arrays
+  int num_items = 0;  // two numbers, then the arrays
   int num_arcs = 1;
-  int num_waves = 2;
   int expert_item;     // [num_experts], kNone: the expert has one rank
   int expert_slot;     // [num_experts], the slot of an expert of one rank
   int slot_expert;     // [num_slots], the expert of one rank this slot serves, else kNone
@@ -56,10 +71,16 @@ struct TableLayout {
   int arc_slot;        // [max_arcs]
   int rank_arc_begin;  // [num_ranks + 1]
   int rank_arcs;       // [max_arcs]
-  // Items of one wave share no rank, and every rank meets its items in ascending order.
-  int wave_begin;  // [max_items + 1]
-  int wave_items;  // [max_items]
-  int size;        // a multiple of 8: 16 bytes
+  // SpreadTables, a place a rank; kNone: the place is a root.
+  int place_rank;   // [num_ranks]
+  int subtree_end;  // [num_ranks]
+  int tree_begin;   // [num_ranks]
+  int tree_end;     // [num_ranks]
+  int arc_out;      // [num_ranks]
+  int arc_in;       // [num_ranks]
+  int item_ranks;   // [num_rank_set_words()], uint32: the ranks of an item, a bit each
+  int response;     // [num_ranks, num_ranks], int32; the last, since it may stay where it is
+  int size;         // a multiple of 8: 16 bytes
 
   PLIMSOLL_HD explicit TableLayout(const Shape& s) {
     size = 8;
@@ -73,9 +94,19 @@ struct TableLayout {
     take(arc_slot, s.max_arcs());
     take(rank_arc_begin, s.num_ranks + 1);
     take(rank_arcs, s.max_arcs());
-    take(wave_begin, s.max_items() + 1);
-    take(wave_items, s.max_items());
-    size = (size + 7) / 8 * 8;
+    for (int* array : {&place_rank, &subtree_end, &tree_begin, &tree_end, &arc_out, &arc_in}) {
+      take(*array, s.num_ranks);
+    }
+    align();
+    take(item_ranks, 2 * s.num_rank_set_words());
+    align();
+    take(response, 2 * s.num_ranks * s.num_ranks);
+    align();
+  }
+
+  // The part that goes to shared memory.
+  PLIMSOLL_HD int shared_size(const Shape& s) const {
+    return s.num_ranks <= kMaxResponseRanks ? size : response;
   }
 
  private:
@@ -83,6 +114,7 @@ struct TableLayout {
     offset = size;
     size += count;
   }
+  PLIMSOLL_HD void align() { size = (size + 7) / 8 * 8; }
 };
 
 }  // namespace plimsoll::gpu

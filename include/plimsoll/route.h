@@ -43,7 +43,7 @@ enum class RouteObjective {
   kTokens,   // (token, expert) pairs: what bounds prefill
   kExperts,  // routed experts at work, each on one copy only: weights read, what bounds small
              // decode steps (cf. METRO, arXiv 2512.09277). The shared expert stays at home
-  kTime,  // ns_per_expert for every expert at work + ns_per_token for every pair
+  kTime,     // ns_per_expert for every expert at work + ns_per_token for every pair
 };
 
 struct RouteOptions {
@@ -59,6 +59,19 @@ struct RouteOptions {
   // rank a quarter faster than the other. 0: the rank is masked out; it holds nothing and has no
   // tokens. Empty: all are alike.
   std::vector<int32_t> rank_cost;
+};
+
+// How free units, which may go to any copy of their expert, level the ranks: see
+// src/balance/local_start.h. Ranks that share experts, directly or through others, form a tree;
+// places list the ranks tree by tree, parents before their children. An arc is one of the graph's.
+struct SpreadTables {
+  std::vector<int32_t> response;  // [num_ranks, num_ranks], potential here by a unit too much there
+  std::vector<int32_t> rank;      // [places]
+  std::vector<int32_t> subtree_end;  // [places], the place after its last descendant
+  std::vector<int32_t> tree_begin;   // [places]
+  std::vector<int32_t> tree_end;     // [places]
+  std::vector<int32_t> arc_out;      // [places], units to the parent leave this arc; -1 at a root
+  std::vector<int32_t> arc_in;       // [places], and enter this one
 };
 
 // What routing needs to know of one layer's placement, laid out for the solver. Immutable once
@@ -78,6 +91,7 @@ struct RouteTables {
   LevelGraph graph;                  // the items and the ranks they may lie on
   std::vector<int32_t> item_expert;  // [graph.num_items], -1: the shared expert
   std::vector<int32_t> rank_cost;    // [num_ranks], 0: masked out
+  SpreadTables spread;               // empty where no expert has copies
 };
 
 // Fails on an invalid placement, a layer out of range, or options that cannot be.
@@ -126,13 +140,17 @@ std::string to_string(const RoutePlan& plan);
 struct RouteWorkspace {
   explicit RouteWorkspace(const RouteTables& tables);
 
-  std::vector<int32_t> expert_total;  // [num_experts]
-  std::vector<int64_t> unit_cost;     // [num_ranks], of a unit that is levelled
-  std::vector<int64_t> offset;        // [num_ranks], cost that is there before any unit
-  std::vector<int64_t> fixed_load;    // [num_ranks], units without a choice
-  std::vector<int64_t> start_amount;  // [num_arcs], the assignment levelling starts from
-  std::vector<int64_t> start_load;    // [num_ranks]
-  std::vector<int64_t> best_amount;   // [num_arcs], the best of several assignments
+  std::vector<int32_t> expert_total;    // [num_experts]
+  std::vector<int64_t> unit_cost;       // [num_ranks], of a unit that is levelled
+  std::vector<int64_t> offset;          // [num_ranks], cost that is there before any unit
+  std::vector<int64_t> fixed_load;      // [num_ranks], units without a choice
+  std::vector<int64_t> start_amount;    // [num_arcs], the assignment levelling starts from
+  std::vector<int64_t> start_load;      // [num_ranks]
+  std::vector<int64_t> best_amount;     // [num_arcs], the best of several assignments
+  std::vector<int64_t> potential;       // [num_ranks]
+  std::vector<int64_t> target;          // [num_ranks]
+  std::vector<int64_t> surplus_before;  // [num_ranks + 1]
+  std::vector<int64_t> moved;           // [num_ranks]
   LevelState level;
   std::vector<int32_t> supply;       // [num_ranks]
   std::vector<int32_t> quota;        // [max(num_slots, num_ranks)]

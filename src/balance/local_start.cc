@@ -4,99 +4,150 @@
 #include <limits>
 #include <numeric>
 
-#include "balance/waterline.h"
-
 namespace plimsoll {
 namespace {
 
-// Puts units of an item down on a rank; none if their number is negative.
-int64_t put_down(const RouteTables& t, RouteWorkspace& w, int arc, int64_t num_units) {
-  const int64_t put = std::max<int64_t>(num_units, 0);
-  w.start_amount[arc] += put;
-  w.start_load[t.graph.arc_rank[arc]] += put;
-  return put;
+// How high a rank stands for the units of an arc: those at home there, and the rank's potential.
+int64_t height(const RouteTables& t, const RouteWorkspace& w, int arc) {
+  const int64_t potential = w.potential[t.graph.arc_rank[arc]];
+  return std::min(w.level.local[arc], kMaxHeight) + potential + kMaxHeight;
 }
 
-// Levels units of an item over those of its ranks that take part: the emptiest take them; the odd
-// ones go to the lowest ranks.
-template <typename TakesPart>
-void pour(
-    const RouteTables& t, RouteWorkspace& w, int item, int64_t num_units, TakesPart takes_part) {
+// Pours units over the ranks of an item: the lowest take them, the odd ones go to the first ranks.
+void pour(const RouteTables& t, RouteWorkspace& w, int item, int64_t num_units) {
   const int begin = t.graph.item_begin[item];
   const int end = t.graph.item_begin[item + 1];
-  int64_t waterline = std::numeric_limits<int64_t>::max();
+  int64_t surface = std::numeric_limits<int64_t>::max();
+  int64_t left = num_units;
   for (int64_t below = 0, previous = -1; below != previous;) {
     previous = below;
     below = 0;
     int64_t sum = num_units;
     for (int arc = begin; arc < end; ++arc) {
-      const int64_t load = w.start_load[t.graph.arc_rank[arc]];
-      if (takes_part(arc) && load <= waterline) ++below, sum += load;
+      if (height(t, w, arc) <= surface) ++below, sum += height(t, w, arc);
     }
-    waterline = sum / below;
+    surface = sum / below;
+    left = sum % below;
   }
-  int64_t left = num_units;
   for (int arc = begin; arc < end; ++arc) {
-    if (takes_part(arc)) {
-      left -= put_down(t, w, arc, waterline - w.start_load[t.graph.arc_rank[arc]]);
+    const int64_t depth = surface - height(t, w, arc);
+    w.start_amount[arc] = w.level.local[arc];
+    if (depth >= 0) w.start_amount[arc] += depth + (left-- > 0);
+  }
+}
+
+// What a rank has above its target, or below.
+int64_t surplus(const RouteWorkspace& w, int rank) {
+  return std::clamp(w.start_load[rank] - w.target[rank], -kMaxSurplus, kMaxSurplus);
+}
+
+// Adds to the potentials what would level the loads against the capacities if no item ran out.
+void add_potentials(const RouteTables& t, RouteWorkspace& w) {
+  for (int r = 0; r < t.num_ranks; ++r) {
+    const int32_t* response = &t.spread.response[static_cast<size_t>(r) * t.num_ranks];
+    int64_t sum = 0;
+    for (int q = 0; q < t.num_ranks; ++q) {
+      sum += response[q] * surplus(w, q);
+    }
+    w.potential[r] = std::clamp(w.potential[r] + (sum >> kResponseBits), -kMaxHeight, kMaxHeight);
+  }
+}
+
+void pour_items(const RouteTables& t, RouteWorkspace& w) {
+  const LevelGraph& g = t.graph;
+  for (int item = 0; item < g.num_items; ++item) {
+    if (t.item_expert[item] < 0) continue;  // every rank has it: no unit is free
+    int64_t num_free = 0;
+    for (int arc = g.item_begin[item]; arc < g.item_begin[item + 1]; ++arc) {
+      num_free += w.start_amount[arc] - w.level.local[arc];
+      w.start_load[g.arc_rank[arc]] -= w.start_amount[arc];
+    }
+    pour(t, w, item, num_free);
+    for (int arc = g.item_begin[item]; arc < g.item_begin[item + 1]; ++arc) {
+      w.start_load[g.arc_rank[arc]] += w.start_amount[arc];
     }
   }
-  for (int arc = begin; left > 0; ++arc) {
-    if (takes_part(arc) && w.start_load[t.graph.arc_rank[arc]] <= waterline) {
-      left -= put_down(t, w, arc, 1);
-    }
+}
+
+// What a tree's ranks have too much is dealt out over them evenly; the odd units stay with the
+// first. The surplus of every subtree goes to its parent, as far as free units are there: those of
+// an arc that serves several children are shared out.
+void level_trees(const RouteTables& t, RouteWorkspace& w) {
+  const SpreadTables& s = t.spread;
+  std::vector<int64_t>& surplus_before = w.surplus_before;  // of lower places
+  surplus_before[0] = 0;
+  for (int place = 0; place < t.num_ranks; ++place) {
+    surplus_before[place + 1] = surplus_before[place] + surplus(w, s.rank[place]);
+  }
+  for (int place = 0; place < t.num_ranks; ++place) {
+    const int out = s.arc_out[place];
+    if (out < 0) continue;
+    const int begin = s.tree_begin[place];
+    const int64_t num_ranks = s.tree_end[place] - begin;
+    const int64_t of_tree = surplus_before[s.tree_end[place]] - surplus_before[begin];
+    const int64_t odd = ((of_tree % num_ranks) + num_ranks) % num_ranks;
+    const int64_t each = (of_tree - odd) / num_ranks;
+    const auto share_before = [&](int p) {
+      return each * (p - begin) + std::min<int64_t>(odd, p - begin);
+    };
+    const int end = s.subtree_end[place];
+    const int64_t wanted =
+        surplus_before[end] - surplus_before[place] - (share_before(end) - share_before(place));
+    const int in = s.arc_in[place];
+    const int item = t.graph.arc_item[in];
+    const int64_t num_children = t.graph.item_begin[item + 1] - t.graph.item_begin[item] - 1;
+    const int64_t up = w.start_amount[out] - w.level.local[out];
+    const int64_t down = (w.start_amount[in] - w.level.local[in]) / num_children;
+    w.moved[place] = std::clamp(wanted, -down, up);
+  }
+  for (int place = 0; place < t.num_ranks; ++place) {
+    const int out = s.arc_out[place];
+    if (out < 0) continue;
+    const int in = s.arc_in[place];
+    w.start_amount[out] -= w.moved[place];
+    w.start_load[t.graph.arc_rank[out]] -= w.moved[place];
+    w.start_amount[in] += w.moved[place];
+    w.start_load[t.graph.arc_rank[in]] += w.moved[place];
   }
 }
 
 }  // namespace
 
-void start_local_first(const RouteTables& t,
-                       std::span<const int32_t> counts,
-                       std::span<const int32_t> active_tokens,
-                       RouteWorkspace& w) {
-  for (int arc = 0; arc < t.graph.num_arcs(); ++arc) {
-    const int rank = t.graph.arc_rank[arc];
-    const int expert = t.item_expert[t.graph.arc_item[arc]];
-    const int32_t own = expert < 0 ? active_tokens[rank] * t.options.num_shared_experts
-                                   : counts[static_cast<size_t>(rank) * t.num_experts + expert];
-    w.level.local[arc] = w.start_amount[arc] = own;
-    w.start_load[rank] += own;
-  }
-  for (int item = 0; item < t.graph.num_items; ++item) {
-    if (t.item_expert[item] < 0) continue;  // every rank has it: no unit is free
-    const auto own = w.level.local.begin();
-    const int64_t num_local = std::accumulate(own + t.graph.item_begin[item],
-                                              own + t.graph.item_begin[item + 1], int64_t{0});
-    const int64_t num_free = w.expert_total[t.item_expert[item]] - num_local;
-    if (num_free > 0) pour(t, w, item, num_free, [](int) { return true; });
+void start_in_equal_shares(const RouteTables& t,
+                           std::span<const int32_t> counts,
+                           std::span<const int32_t> active_tokens,
+                           RouteWorkspace& w) {
+  const LevelGraph& g = t.graph;
+  for (int arc = 0; arc < g.num_arcs(); ++arc) {
+    const int rank = g.arc_rank[arc];
+    const int item = g.arc_item[arc];
+    const int expert = t.item_expert[item];
+    w.level.local[arc] = expert < 0 ? active_tokens[rank] * t.options.num_shared_experts
+                                    : counts[static_cast<size_t>(rank) * t.num_experts + expert];
+    w.start_amount[arc] = w.level.local[arc];
+    if (expert >= 0) {
+      const int copies = g.item_begin[item + 1] - g.item_begin[item];
+      const int copy = arc - g.item_begin[item];
+      w.start_amount[arc] =
+          w.expert_total[expert] / copies + (copy < w.expert_total[expert] % copies);
+    }
+    w.start_load[rank] += w.start_amount[arc];
   }
 }
 
-void close_up(const RouteTables& t, RouteWorkspace& w, int64_t waterline) {
-  const LevelGraph& g = t.graph;
-  for (int item = 0; item < g.num_items; ++item) {
-    if (t.item_expert[item] < 0) continue;
-    const auto is_last_of_rank = [&](int arc) {
-      return g.rank_arcs[g.rank_arc_begin[g.arc_rank[arc] + 1] - 1] == arc;
-    };
-    int64_t num_free = 0;
-    bool has_open_rank = false;
-    for (int arc = g.item_begin[item]; arc < g.item_begin[item + 1]; ++arc) {
-      const int64_t taken = w.start_amount[arc] - w.level.local[arc];
-      w.start_amount[arc] -= taken;
-      w.start_load[g.arc_rank[arc]] -= taken;
-      num_free += taken;
-      has_open_rank |= !is_last_of_rank(arc);
-    }
-    for (int arc = g.item_begin[item]; arc < g.item_begin[item + 1]; ++arc) {
-      if (!is_last_of_rank(arc)) continue;
-      const int r = g.arc_rank[arc];
-      const int64_t room = room_under(w, r, waterline) - w.start_load[r];
-      num_free -= put_down(t, w, arc, std::min(num_free, room));
-    }
-    if (num_free == 0) continue;
-    pour(t, w, item, num_free, [&](int arc) { return !has_open_rank || !is_last_of_rank(arc); });
+void spread_free_units(const RouteTables& t, RouteWorkspace& w) {
+  if (t.spread.response.empty()) return;
+  std::fill(w.potential.begin(), w.potential.end(), 0);
+  std::copy_n(w.fixed_load.begin(), t.num_ranks, w.target.begin());
+  for (int arc = 0; arc < t.graph.num_arcs(); ++arc) {
+    w.target[t.graph.arc_rank[arc]] += w.level.local[arc];
   }
+  for (int r = 0; r < t.num_ranks; ++r) w.target[r] = std::max(w.target[r], w.level.capacity[r]);
+  for (int round = 0; round < kSpreadRounds; ++round) {
+    add_potentials(t, w);
+    pour_items(t, w);
+  }
+  level_trees(t, w);
 }
 
 }  // namespace plimsoll

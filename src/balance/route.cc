@@ -75,7 +75,7 @@ void route_tokens(const RouteTables& t,
                   RouteWorkspace& w,
                   RoutePlan& plan) {
   std::copy_n(w.fixed_load.begin(), t.num_ranks, w.start_load.begin());
-  start_local_first(t, counts, active_tokens, w);
+  start_in_equal_shares(t, counts, active_tokens, w);
   set_unit_costs(t, t.options.shared_cost.den, w);
   level_under_least_waterline(t, w, plan);
   if (t.options.waterfill && !shared_is_item(t.options)) {
@@ -121,6 +121,10 @@ RouteWorkspace::RouteWorkspace(const RouteTables& t)
       start_amount(t.num_slots + t.num_ranks),
       start_load(t.num_ranks),
       best_amount(t.num_slots + t.num_ranks),
+      potential(t.num_ranks),
+      target(t.num_ranks),
+      surplus_before(t.num_ranks + 1),
+      moved(t.num_ranks),
       level(t.num_ranks, t.num_experts + 1, t.num_slots + t.num_ranks),
       supply(t.num_ranks),
       quota(std::max(t.num_slots, t.num_ranks)),

@@ -187,7 +187,7 @@ void route_time(const RouteTables& t,
                 RoutePlan& plan) {
   const auto amount = w.level.amount.begin();
   std::copy_n(w.fixed_load.begin(), t.num_ranks, w.start_load.begin());
-  start_local_first(t, counts, active_tokens, w);
+  start_in_equal_shares(t, counts, active_tokens, w);
   set_unit_costs(t, t.options.shared_cost.den, w);
   level_under_least_waterline(t, w, plan);
   const int64_t token_waterline = plan.lower_bound;

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "balance/local_start.h"
 #include "balance/quotas.h"
 #include "plimsoll/route.h"
 
@@ -128,6 +129,8 @@ Result<RouteTables> make_route_tables(const Placement& placement,
   if (options.algorithm == DispatchAlgorithm::kStatic) t.static_slot = nearest_slots(t);
 
   add_items(t);
+  const int first_item = shared_is_item(t.options) ? 1 : 0;
+  if (t.graph.num_items > first_item) t.spread = make_spread_tables(t.graph, first_item);
   return t;
 }
 

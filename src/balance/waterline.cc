@@ -58,7 +58,10 @@ int64_t least_waterline(const RouteWorkspace& w,
 
 void level_under_least_waterline(const RouteTables& t, RouteWorkspace& w, RoutePlan& plan) {
   start_bound(t, w, plan);
-  close_up(t, w, plan.lower_bound);
+  for (int r = 0; r < t.num_ranks; ++r) {
+    w.level.capacity[r] = room_under(w, r, plan.lower_bound);
+  }
+  spread_free_units(t, w);
   for (;;) {
     std::copy_n(w.start_amount.begin(), t.graph.num_arcs(), w.level.amount.begin());
     std::copy_n(w.start_load.begin(), t.num_ranks, w.level.load.begin());
