@@ -5,7 +5,7 @@
 namespace plimsoll {
 namespace {
 
-const std::array<Command, 10> kCommands = {{
+const std::array<Command, 11> kCommands = {{
     {kGenerate,
      "generate",
      "Continue prompts.",
@@ -35,6 +35,13 @@ const std::array<Command, 10> kCommands = {{
       "plimsoll serve --model demo/model --ep-size 2 --port 8000 --api-key KEY \\\n"
       "      --expert-distribution-recorder-mode stat"},
      run_serve},
+    {kRouter,
+     "router",
+     "Let OpenAI clients be answered by servers that prefill and decode apart.",
+     {"plimsoll router --prefill http://127.0.0.1:30001 --decode http://127.0.0.1:30002",
+      "plimsoll router --port 8000 --prefill http://10.0.0.1:30000 http://10.0.0.2:30000 \\\n"
+      "      --decode http://10.0.0.3:30000"},
+     run_router},
     {kBenchServing,
      "bench-serving",
      "Load an OpenAI server, and measure latency, throughput and goodput.",

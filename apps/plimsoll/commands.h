@@ -29,6 +29,7 @@ Result<int> run_bench(const Settings& settings);
 Result<int> run_bench_serving(const Settings& settings);
 Result<int> run_demo(const Settings& settings);
 Result<int> run_serve(const Settings& settings);
+Result<int> run_router(const Settings& settings);
 Result<int> run_plan(const Settings& settings);
 Result<int> run_report(const Settings& settings);
 Result<int> run_inspect(const Settings& settings);

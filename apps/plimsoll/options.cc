@@ -13,6 +13,7 @@ constexpr std::string_view kReplaying = "Replay";
 constexpr std::string_view kPlacement = "Expert placement";
 constexpr std::string_view kRecorder = "Recorder";
 constexpr std::string_view kServer = "Server";
+constexpr std::string_view kApart = "Prefill and decode apart";
 constexpr std::string_view kOutput = "Output";
 
 // The rows, in the order in which --help shows them.
@@ -411,13 +412,13 @@ const std::vector<Option> kOptions = {
     {.name = "host",
      .section = kServer,
      .value_name = "IP",
-     .commands = kServe,
+     .commands = kServe | kRouter,
      .field = [](Settings& s) -> Field { return &s.serve.host; },
      .help = "Address to listen on; 0.0.0.0 takes requests from other machines."},
     {.name = "port",
      .section = kServer,
      .value_name = "N",
-     .commands = kServe,
+     .commands = kServe | kRouter,
      .field = [](Settings& s) -> Field { return &s.serve.port; },
      .max = 65535,
      .help = "Port to listen on; 0 takes any free one and says which."},
@@ -454,6 +455,56 @@ const std::vector<Option> kOptions = {
      .commands = kServe,
      .field = [](Settings& s) -> Field { return &s.serve.expert_metrics_per_layer; },
      .help = "Export the load of every layer and rank too (layers x ranks series)."},
+
+    {.name = "disaggregation-mode",
+     .section = kApart,
+     .value_name = "M",
+     .commands = kServe,
+     .field = [](Settings& s) -> Field { return &s.engine.disaggregation_mode; },
+     .choices = {"null", "prefill", "decode"},
+     .help = "Only compute prompts, in normal mode; or only continue them, in low-latency mode. "
+             "`plimsoll router` is what clients then ask."},
+    {.name = "disaggregation-transfer-backend",
+     .section = kApart,
+     .value_name = "T",
+     .commands = kServe,
+     .field = [](Settings& s) -> Field { return &s.serve.disaggregation.transfer_backend; },
+     .choices = {"ucx", "ucx_shm"},
+     .help = "How states travel, the same for all servers: over RDMA or TCP, as UCX finds; or "
+             "through shared memory, within one host."},
+    {.name = "disaggregation-bootstrap-port",
+     .section = kApart,
+     .value_name = "N",
+     .commands = kServe,
+     .field = [](Settings& s) -> Field { return &s.serve.disaggregation.bootstrap_port; },
+     .max = 65535,
+     .help = "Where a prefill server waits for decode servers; 0 takes any free port, which "
+             "/health tells the router."},
+    {.name = "disaggregation-waiting-timeout",
+     .section = kApart,
+     .value_name = "S",
+     .commands = kServe,
+     .field = [](Settings& s) -> Field { return &s.serve.disaggregation.waiting_timeout_s; },
+     .min = 1,
+     .max = kUnbounded,
+     .help =
+         "Seconds after which a decode server gives a prompt up that a prefill server computes."},
+    {.name = "prefill",
+     .section = kApart,
+     .value_name = "URL",
+     .commands = kRouter,
+     .required_by = kRouter,
+     .field = [](Settings& s) -> Field { return &s.router.prefill; },
+     .help = "A prefill server, such as http://127.0.0.1:30001; one or several.",
+     .takes_many = true},
+    {.name = "decode",
+     .section = kApart,
+     .value_name = "URL",
+     .commands = kRouter,
+     .required_by = kRouter,
+     .field = [](Settings& s) -> Field { return &s.router.decode; },
+     .help = "A decode server; one or several.",
+     .takes_many = true},
 
     {.name = "out",
      .section = kOutput,

@@ -26,8 +26,9 @@ enum Commands : unsigned {
   kReplay = 128,
   kBenchServing = 256,
   kReport = 512,
+  kRouter = 1024,
   kServing = kGenerate | kEval | kBench | kServe,
-  kAll = 1023,
+  kAll = 2047,
 };
 
 using Field = std::variant<bool*,

@@ -1,39 +1,15 @@
 // plimsoll serve: the model behind an OpenAI-compatible HTTP server.
-#include <pthread.h>
-
-#include <csignal>
 #include <filesystem>
 
 #include "command_line.h"
 #include "commands.h"
+#include "end_signals.h"
 #include "run_requests.h"
 #include "serve/server.h"
 #include "terminal.h"
 
 namespace plimsoll {
 namespace {
-
-// SIGTERM and SIGINT, taken by wait() instead of ending the process. Made before any other thread,
-// so that all of them leave the signals alone.
-class EndSignals {
- public:
-  EndSignals() {
-    sigemptyset(&set_);
-    sigaddset(&set_, SIGTERM);
-    sigaddset(&set_, SIGINT);
-    pthread_sigmask(SIG_BLOCK, &set_, nullptr);
-  }
-  // Whether one of them has come within half a second.
-  bool wait() const {
-    const timespec limit{.tv_sec = 0, .tv_nsec = 500'000'000};
-    return sigtimedwait(&set_, nullptr, &limit) > 0;
-  }
-  // From now on they end the process at once: for a user who will not wait.
-  void release() const { pthread_sigmask(SIG_UNBLOCK, &set_, nullptr); }
-
- private:
-  sigset_t set_;
-};
 
 std::string model_name(const Settings& settings) {
   if (!settings.serve.served_model_name.empty()) return settings.serve.served_model_name;
@@ -50,7 +26,10 @@ ServerOptions server_options(const Settings& settings) {
                         .recorder_dir = settings.recorder_dir,
                         .max_queued_requests = settings.serve.max_queued_requests,
                         .expert_metrics_per_layer = settings.serve.expert_metrics_per_layer,
-                        .log = [](const std::string& line) { talk(line); }};
+                        .log = [](const std::string& line) { talk(line); },
+                        .disaggregation = settings.serve.disaggregation,
+                        .model_dir = settings.engine.model_dir};
+  options.disaggregation.mode = settings.engine.disaggregation_mode;
   Json info = Json::object();
   for (const Option* option : options_of(kServe)) {
     if (!option->is_secret) info[std::string(option->name)] = values_of(*option, settings);

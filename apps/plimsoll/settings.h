@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "engine/options.h"
+#include "serve/hand_over.h"
 
 namespace plimsoll {
 
@@ -47,6 +48,12 @@ struct ServeSettings {
   std::string served_model_name;  // empty: the model folder's name
   int max_queued_requests = 512;
   bool expert_metrics_per_layer = false;
+  DisaggregationOptions disaggregation;  // its mode is that of the engine
+};
+
+struct RouterSettings {
+  std::vector<std::string> prefill;  // URLs
+  std::vector<std::string> decode;
 };
 
 struct LoadSettings {
@@ -76,6 +83,7 @@ struct Settings {
   EngineOptions engine;
   PlanSettings plan;
   ServeSettings serve;
+  RouterSettings router;
   LoadSettings load;
   ReplaySettings replay;
   std::string recorder_dir = ".";

@@ -34,6 +34,8 @@ class Exchange : public std::enable_shared_from_this<Exchange> {
                           });
   }
 
+  void break_off() { stream_.cancel(); }
+
  private:
   void send() {
     error_code ignored;
@@ -49,6 +51,7 @@ class Exchange : public std::enable_shared_from_this<Exchange> {
     if (!call_.bearer_token.empty()) {
       request_.set(http::field::authorization, "Bearer " + call_.bearer_token);
     }
+    for (const auto& [name, value] : call_.headers) request_.set(name, value);
     if (!call_.body.empty()) request_.set(http::field::content_type, "application/json");
     request_.body() = std::move(call_.body);
     request_.prepare_payload();
@@ -167,8 +170,13 @@ Result<HttpClient> HttpClient::create(asio::io_context& io, const HttpUrl& url) 
   return HttpClient(io, url, Endpoints(found.begin(), found.end()));
 }
 
-void HttpClient::start(HttpCall call, HttpListener listener) const {
-  std::make_shared<Exchange>(*io_, url_, std::move(call), std::move(listener))->start(endpoints_);
+std::function<void()> HttpClient::start(HttpCall call, HttpListener listener) const {
+  const auto exchange =
+      std::make_shared<Exchange>(*io_, url_, std::move(call), std::move(listener));
+  exchange->start(endpoints_);
+  return [weak = std::weak_ptr(exchange)] {
+    if (const auto alive = weak.lock()) alive->break_off();
+  };
 }
 
 Result<HttpAnswer> http_ask(const HttpUrl& url, HttpCall call) {

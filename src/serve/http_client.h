@@ -6,6 +6,7 @@
 #include <boost/asio/ip/tcp.hpp>
 #include <chrono>
 #include <functional>
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -30,6 +31,7 @@ struct HttpCall {
   std::string path;
   std::string body;                            // JSON, if there is one
   std::string bearer_token;                    // empty: no Authorization is sent
+  std::map<std::string, std::string> headers;  // more of them
   std::chrono::milliseconds timeout{300'000};  // without a byte from the server
 };
 
@@ -46,7 +48,9 @@ class HttpClient {
   // Looks the host up; `io` must outlive every call.
   static Result<HttpClient> create(boost::asio::io_context& io, const HttpUrl& url);
 
-  void start(HttpCall call, HttpListener listener) const;
+  // The function returned breaks the call off: its listener hears an error, unless it has heard the
+  // end before.
+  std::function<void()> start(HttpCall call, HttpListener listener) const;
 
   const HttpUrl& url() const { return url_; }
 

@@ -1,0 +1,27 @@
+// plimsoll router: the front of servers that prefill and decode apart.
+#include "serve/router.h"
+
+#include "commands.h"
+#include "end_signals.h"
+#include "terminal.h"
+
+namespace plimsoll {
+
+Result<int> run_router(const Settings& settings) {
+  const EndSignals signals;
+  Router router({.host = settings.serve.host,
+                 .port = settings.serve.port,
+                 .prefill_urls = settings.router.prefill,
+                 .decode_urls = settings.router.decode,
+                 .log = [](const std::string& line) { talk(line); }});
+  if (Status status = router.start(); !status.ok()) return status.error();
+  talk("listening on http://" + settings.serve.host + ":" + std::to_string(router.port()));
+  while (!signals.wait()) {
+  }
+  talk("finishing what runs; another signal ends at once");
+  signals.release();
+  router.drain();
+  return kExitDone;
+}
+
+}  // namespace plimsoll
