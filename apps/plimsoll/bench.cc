@@ -29,7 +29,8 @@ std::string time_line(const RunStats& stats, int num_ranks) {
   if (total <= 0) return "";
   const auto share = [&](double seconds) { return 100 * seconds / total; };
   return fmt::format(
-      "time of a rank       {:.2f} s: attention {:.0f} %, routing {:.0f} %, dispatch {:.0f} %, "
+      "time of a rank       {:.2f} s: attention {:.0f} %, routing {:.0f} %, dispatch {:.0f} %,\n   "
+      "                  "
       "experts {:.0f} %, combine {:.0f} %, other {:.0f} %\n",
       total / num_ranks, share(phases.attention), share(phases.routing), share(phases.dispatch),
       share(phases.experts), share(phases.combine), share(phases.other));

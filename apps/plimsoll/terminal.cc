@@ -1,8 +1,10 @@
 #include "terminal.h"
 
 #include <fmt/format.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cctype>
 #include <cstdio>
 #include <cstdlib>
@@ -21,6 +23,12 @@ size_t width_of(std::string_view text) {
   size_t width = 0;
   for (const char c : text) width += (static_cast<unsigned char>(c) & 0xC0) != 0x80;
   return width;
+}
+
+int num_columns() {
+  winsize size = {};
+  const bool known = ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0;
+  return known ? size.ws_col : 80;
 }
 
 bool starts_as_number(std::string_view cell) {
@@ -59,14 +67,22 @@ void Progress::wipe() {
 
 void Progress::show(int64_t done, int64_t total) {
   if (label_.empty() || !is_interactive() || total <= 0) return;
-  constexpr int kBarWidth = 24;
-  const int filled = static_cast<int>(kBarWidth * done / total);
-  std::string line = fmt::format("{} [{:#<{}}{:.<{}}] {} %", label_, "", filled, "",
-                                 kBarWidth - filled, 100 * done / total);
+  std::string line = progress_line(label_, done, total, num_columns());
   if (line == shown_) return;
   fmt::print(stderr, "\r{}\033[K", line);
   std::fflush(stderr);
   shown_ = std::move(line);
+}
+
+std::string progress_line(std::string_view label, int64_t done, int64_t total, int num_columns) {
+  constexpr int kBarWidth = 24;
+  const int filled = static_cast<int>(kBarWidth * done / total);
+  const std::string bar =
+      fmt::format(" [{:#<{}}{:.<{}}] {} %", "", filled, "", kBarWidth - filled, 100 * done / total);
+  // The last column stays free: a terminal may wrap once it is written.
+  const size_t room =
+      static_cast<size_t>(std::max(0, num_columns - 1 - static_cast<int>(bar.size())));
+  return std::string(label.substr(0, room)) + bar;
 }
 
 std::string table_text(const std::vector<std::vector<std::string>>& rows) {

@@ -31,6 +31,10 @@ class Progress {
   std::string shown_;
 };
 
+// "label [####....] 50 %", the label cut where the line would not fit a terminal of so many
+// columns.
+std::string progress_line(std::string_view label, int64_t done, int64_t total, int num_columns);
+
 // Columns as wide as their widest cell, those of numbers right-aligned; the first row is the
 // heading.
 std::string table_text(const std::vector<std::vector<std::string>>& rows);

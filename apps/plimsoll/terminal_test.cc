@@ -19,5 +19,12 @@ TEST(TableText, CountsCharactersNotBytes) {
             "plain  2\n");
 }
 
+TEST(ProgressLine, FitsTheTerminal) {
+  EXPECT_EQ(progress_line("recording", 1, 4, 80), "recording [######..................] 25 %");
+  EXPECT_EQ(progress_line("a label that is long", 4, 4, 40),
+            "a labe [########################] 100 %");
+  EXPECT_EQ(progress_line("label", 0, 4, 10), " [........................] 0 %");
+}
+
 }  // namespace
 }  // namespace plimsoll
