@@ -1,4 +1,4 @@
-"""The commands of docs/cookbook.md, as they stand there but for the port, and what came of them."""
+"""The commands of docs/cookbook.md, as they stand there but for the ports, and what came of them."""
 
 import json
 import os
@@ -31,11 +31,13 @@ class Cookbook(unittest.TestCase):
         if not shutil.which("curl"):
             self.skipTest("curl is not installed")
         script = commands((ROOT / "docs/cookbook.md").read_text())
-        self.assertEqual(script.count("plimsoll serve"), 3)
+        self.assertEqual(script.count("plimsoll serve"), 5)
+        for port in ("30000", "30001", "30002"):
+            script = script.replace(port, str(free_port()))
         with tempfile.TemporaryDirectory() as folder:
             os.symlink(ROOT / "demo", Path(folder) / "demo")
             run = subprocess.run(
-                ["bash", "-c", PROLOGUE + script.replace("30000", str(free_port()))],
+                ["bash", "-c", PROLOGUE + script],
                 cwd=folder,
                 env={**os.environ, "PATH": f"{COMMAND.parent}:{os.environ['PATH']}"},
                 stdin=subprocess.DEVNULL,
@@ -58,7 +60,7 @@ class Cookbook(unittest.TestCase):
             answer = (Path(folder) / "answer-before.txt").read_text()
             self.assertGreater(len(answer), len('"text":""') + 40)
             self.assertIn('"rebalances":', run.stdout)
-            for name in ("placement.pt", "placement.yaml", "both.json"):
+            for name in ("placement.pt", "placement.yaml", "prefill.json", "decode.json", "both.json"):
                 self.assertTrue((Path(folder) / name).stat().st_size)
 
 
