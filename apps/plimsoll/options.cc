@@ -190,6 +190,22 @@ const std::vector<Option> kOptions = {
      .max = kUnbounded,
      .help = "Sequences that run at the same time, over all ranks; 0 takes what a low-latency step "
              "holds, at most 256."},
+    {.name = "max-total-tokens",
+     .section = kParallel,
+     .value_name = "N",
+     .commands = kServing,
+     .field = [](Settings& s) -> Field { return &s.engine.max_total_tokens; },
+     .max = kUnbounded,
+     .help = "Tokens that the running sequences may hold, over all ranks; a rank that outgrows its "
+             "share sends its youngest request back to wait. 0: what the state memory holds."},
+    {.name = "max-state-memory-mib",
+     .section = kParallel,
+     .value_name = "N",
+     .commands = kServing,
+     .field = [](Settings& s) -> Field { return &s.engine.max_state_memory_mib; },
+     .max = 1 << 30,
+     .help = "Memory for the running sequences' state, over all ranks; 0: a quarter of what is "
+             "free at start."},
     {.name = "chunked-prefill-size",
      .section = kParallel,
      .value_name = "N",

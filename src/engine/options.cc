@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "engine/placement_source.h"
+#include "engine/state_limits.h"
 #include "plimsoll/plan.h"
 
 namespace plimsoll {
@@ -111,9 +112,16 @@ Status check_numbers(const EngineOptions& options) {
                             std::to_string(buffer_size) +
                             ", expected a number of passes, or -1 to keep them all");
   }
-  if (options.ep_num_redundant_experts < 0 || options.max_running_requests < 0) {
-    return invalid_argument(
-        "--ep-num-redundant-experts and --max-running-requests must not be negative");
+  const std::pair<const char*, int64_t> not_negative[] = {
+      {"--ep-num-redundant-experts", options.ep_num_redundant_experts},
+      {"--max-running-requests", options.max_running_requests},
+      {"--max-total-tokens", options.max_total_tokens},
+      {"--max-state-memory-mib", options.max_state_memory_mib}};
+  for (const auto& [flag, value] : not_negative) {
+    if (value < 0) {
+      return invalid_argument(std::string(flag) + " is " + std::to_string(value) +
+                              ", expected no negative number");
+    }
   }
   return ok_status();
 }
@@ -223,6 +231,7 @@ Result<EngineSetup> check_options(const EngineOptions& options, const ModelConfi
                   .eos_token = config.eos_token_id};
   setup.placement_source = chosen->source;
   setup.notes = chosen->notes;
+  if (Status status = limit_state(options, config, setup); !status.ok()) return status.error();
   if (const std::string& words = options.expert_distribution_recorder_mode; !words.empty()) {
     const auto mode = choose("--expert-distribution-recorder-mode", words, kRecorderModes);
     if (!mode.ok()) return mode.error();

@@ -43,6 +43,8 @@ struct EngineOptions {
 
   int max_running_requests =
       0;  // all ranks together; 0: what a low-latency step holds, at most 256
+  int64_t max_total_tokens = 0;  // of all running sequences; 0: what the state memory holds
+  int max_state_memory_mib = 0;  // of all ranks; 0: a quarter of the memory free at start
   int chunked_prefill_size = 512;
   bool pin_ranks = true;  // each to its own core, where cores suffice
 };

@@ -1,15 +1,24 @@
 // Continuous batching: which tokens of which requests the ranks compute in the next step.
 //
-// A request lives on one rank from its first token to its last. Every step takes one token of each
-// sequence that decodes, then prompt tokens in order of arrival up to the chunk limit.
+// Requests are admitted in order of arrival, each to the rank with the least work among those that
+// have room, and stay there. Every step takes one token of each sequence that decodes, then prompt
+// tokens in order of arrival up to the chunk limit. A rank whose sequences outgrow its state memory
+// sends its youngest back to the queue (preemption): its state is dropped, and computed again from
+// its tokens once there is room. What its caller has heard stays true, because the same tokens make
+// the same bits, and sampling depends on nothing but logits, seed and position. The oldest request
+// of a rank is never sent back, so every request ends.
+//
+// The work of a step is linear in the sequences that run.
 #pragma once
 
 #include <cstdint>
-#include <deque>
+#include <map>
+#include <unordered_map>
 #include <vector>
 
 #include "engine/request.h"
 #include "engine/step.h"
+#include "model/sequence_state.h"
 
 namespace plimsoll {
 
@@ -23,6 +32,11 @@ struct SchedulerLimits {
   int max_dispatch_tokens_per_rank = 128;  // capacity of a low-latency step
   int64_t max_sequence_tokens = 4096;
   int32_t eos_token = -1;
+
+  // Of a rank's sequences together. A sequence of max_sequence_tokens must fit alone.
+  int64_t max_tokens_per_rank = INT64_MAX;
+  int64_t max_state_bytes_per_rank = INT64_MAX;
+  StateSize state_size;
 };
 
 // How the request ends if `token` is the num_generated-th token of its answer.
@@ -41,9 +55,13 @@ class Scheduler {
 
   // Nothing waits or runs. (Ranks may still hold ended sequences; they hear of it with the next
   // plan.)
-  bool idle() const { return waiting_.empty() && running_.empty(); }
+  bool idle() const { return places_.empty(); }
   int num_waiting() const { return static_cast<int>(waiting_.size()); }
-  int num_running() const { return static_cast<int>(running_.size()); }
+  int num_running() const { return static_cast<int>(places_.size() - waiting_.size()); }
+  int64_t num_preemptions() const { return num_preemptions_; }  // since the start
+  int64_t num_state_tokens() const;                             // reserved by what runs
+  int64_t num_state_bytes() const;
+  double state_use() const;  // of the fullest rank, as a share of its limits; 1 is full
 
   StepPlan plan();
   // Takes the results of the step that plan() gave last, and appends what each request should hear.
@@ -52,24 +70,47 @@ class Scheduler {
  private:
   struct Sequence {
     Request request;
-    int rank = 0;
     std::vector<int32_t> tokens;  // prompt, then what was sampled
-    int64_t num_computed = 0;
+    int64_t num_computed = 0;     // leading tokens that its state holds
+    int64_t num_told = 0;  // leading tokens whose results were handed out; more than num_computed
+                           // while a preempted sequence is computed again
 
+    int64_t num_tokens() const { return static_cast<int64_t>(tokens.size()); }
     int64_t num_prompt() const { return static_cast<int64_t>(request.prompt.size()); }
-    bool prefilling() const { return num_computed < num_prompt(); }
+    bool decodes() const {
+      return num_computed >= num_prompt() && num_computed + 1 == num_tokens();
+    }
   };
+  using Queue = std::map<int64_t, Sequence>;  // by arrival
+  struct Rank {
+    Queue running;
+    int64_t num_tokens = 0;  // of all that run here
+    // To tell with the next plan: sequences to drop, and to take over.
+    std::vector<int64_t> closed;
+    std::vector<ArrivedSequence> arrived;
+  };
+  struct Place {
+    int rank = kWaiting;
+    int64_t arrival = 0;
+  };
+  static constexpr int kWaiting = -1;
 
+  bool fits(int64_t num_sequences, int64_t num_tokens) const;
+  bool has_room(const Rank& rank, const Sequence& sequence) const;
+  int64_t work_left(const Sequence& sequence) const;
+  void make_room();
   void admit();
+  Queue::node_type take(const Place& place);
+  void plan_rank(Rank& rank, RankPlan& plan, bool& any_prompt) const;
   SegmentPlan next_segment(const Sequence& sequence, int64_t num_tokens) const;
   FinishReason advance(Sequence& sequence, RequestUpdate& update) const;
-  void close(const Sequence& sequence);
 
   SchedulerLimits limits_;
-  std::deque<Request> waiting_;               // in order of arrival
-  std::vector<Sequence> running_;             // in order of admission
-  std::vector<std::vector<int64_t>> closed_;  // [rank]: to tell the ranks with the next plan
-  std::vector<std::vector<ArrivedSequence>> arrived_;  // [rank]: the same
+  int64_t num_arrived_ = 0;
+  int64_t num_preemptions_ = 0;
+  Queue waiting_;
+  std::vector<Rank> ranks_;
+  std::unordered_map<int64_t, Place> places_;  // of every live request, by its id
 };
 
 }  // namespace plimsoll

@@ -67,6 +67,28 @@ TEST_P(Invariance, OfKernelsWithFusedMultiplyAdd) {
   }
 }
 
+// A sequence whose state was dropped is computed again in chunks that pay no heed to where its
+// prompt ended.
+TEST_P(Invariance, OfComputingAgainWhatWasDecoded) {
+  SingleRank rank(weights());
+  const size_t num_prompt = tokens().size() / 2;
+  SequenceState decoded = new_sequence(weights(), num_prompt);
+  SequenceState again = decoded;
+  EXPECT_TRUE(rank.prefill(decoded, tokens(), 1) == rank.prefill(again, tokens(), 61));
+  EXPECT_TRUE(serialize_state(weights().config, decoded) ==
+              serialize_state(weights().config, again));
+}
+
+TEST_P(Invariance, TheStateStaysWithinItsSize) {
+  SingleRank rank(weights());
+  const StateSize size = state_size(weights().config);
+  SequenceState state = new_sequence(weights(), tokens().size());
+  for (const int32_t token : tokens()) {
+    rank.prefill(state, std::span(&token, 1), 1);
+    ASSERT_LE(static_cast<int64_t>(memory_bytes(state)), size.bytes(1, state.num_tokens));
+  }
+}
+
 // Three sequences of different lengths step together, prefilling and decoding side by side.
 TEST_P(Invariance, OfTheBatch) {
   const size_t vocab = static_cast<size_t>(weights().config.vocab_size);

@@ -123,6 +123,28 @@ size_t memory_bytes(const SequenceState& state) {
   return floats * sizeof(float) + state.layers.capacity() * sizeof(LayerState);
 }
 
+StateSize state_size(const ModelConfig& config) {
+  constexpr int64_t kGrowth = 2;  // a vector that grows holds up to twice what it needs
+  StateSize size{.bytes_per_sequence =
+                     static_cast<int64_t>(memory_bytes(make_sequence_state(config)))};
+  const auto bytes = [](int64_t floats) {
+    return kGrowth * floats * static_cast<int64_t>(sizeof(float));
+  };
+  for (int l = 0; l < config.num_hidden_layers; ++l) {
+    const LayerShape shape = layer_shape(config, l);
+    if (shape.has_compressor) {
+      const int ratio = shape.compressor.ratio;
+      size.bytes_per_token += bytes((shape.row_stride + ratio - 1) / ratio);
+    }
+    if (shape.has_indexer) {
+      const int ratio = shape.indexer.ratio;
+      size.bytes_per_token += bytes((shape.indexer.dim + ratio - 1) / ratio);
+      size.bytes_per_sequence += bytes(kPanelLanes * shape.indexer.dim);  // the last, open panel
+    }
+  }
+  return size;
+}
+
 void serialize_layer(const ModelConfig& config,
                      const SequenceState& state,
                      int layer_idx,

@@ -58,6 +58,17 @@ inline int64_t position_origin(const SequenceState& state) {
 // Bytes on the heap, including what vectors hold in reserve.
 size_t memory_bytes(const SequenceState& state);
 
+// What memory_bytes of sequences is at most, by their number and their tokens.
+struct StateSize {
+  int64_t bytes_per_sequence = 0;
+  int64_t bytes_per_token = 0;
+
+  int64_t bytes(int64_t num_sequences, int64_t num_tokens) const {
+    return num_sequences * bytes_per_sequence + num_tokens * bytes_per_token;
+  }
+};
+StateSize state_size(const ModelConfig& config);
+
 // Appends one layer's record to `out`.
 void serialize_layer(const ModelConfig& config,
                      const SequenceState& state,

@@ -151,7 +151,7 @@ void EngineLoop::serve() {
     }
     run_actions();
     if (!engine_->idle() && healthy_) step();
-    metrics_.set_requests(engine_->scheduler().num_running(), engine_->scheduler().num_waiting());
+    metrics_.set_scheduler(engine_->scheduler());
   }
 }
 

@@ -66,6 +66,14 @@ struct Metrics::Series {
                                                    "Requests ended, by reason.",
                                                    "reason",
                                                    {"stop", "length", "cancelled"});
+  Gauge& state_tokens = gauge("plimsoll_state_tokens", "Tokens that running sequences hold.");
+  Gauge& state_bytes =
+      gauge("plimsoll_state_memory_bytes", "Memory set aside for the state of running sequences.");
+  Gauge& state_used = gauge("plimsoll_state_memory_used_ratio",
+                            "Of the fullest rank: its share of tokens or of memory in use, "
+                            "whichever is more; at 1 a request is sent back to wait.");
+  Counter& preemptions =
+      counter("plimsoll_preemptions_total", "Requests sent back to wait for state memory.");
   Counter& prompt_tokens = counter("plimsoll_prompt_tokens_total", "Prompt tokens computed.");
   Counter& generated_tokens = counter("plimsoll_generation_tokens_total", "Tokens generated.");
   Histogram& queue_time = histogram("plimsoll_queue_time_seconds",
@@ -149,9 +157,14 @@ struct Metrics::Series {
 Metrics::Metrics(const MetricsOptions& options) : series_(std::make_unique<Series>(options)) {}
 Metrics::~Metrics() = default;
 
-void Metrics::set_requests(int num_running, int num_waiting) {
-  series_->running.Set(num_running);
-  series_->waiting.Set(num_waiting);
+void Metrics::set_scheduler(const Scheduler& scheduler) {
+  series_->running.Set(scheduler.num_running());
+  series_->waiting.Set(scheduler.num_waiting());
+  series_->state_tokens.Set(static_cast<double>(scheduler.num_state_tokens()));
+  series_->state_bytes.Set(static_cast<double>(scheduler.num_state_bytes()));
+  series_->state_used.Set(scheduler.state_use());
+  series_->preemptions.Increment(static_cast<double>(scheduler.num_preemptions()) -
+                                 series_->preemptions.Value());
 }
 
 int Metrics::num_running() const {

@@ -6,6 +6,7 @@
 
 #include "engine/rebalancer.h"
 #include "engine/request.h"
+#include "engine/scheduler.h"
 #include "engine/step.h"
 
 namespace plimsoll {
@@ -21,7 +22,7 @@ class Metrics {
   explicit Metrics(const MetricsOptions& options);
   ~Metrics();
 
-  void set_requests(int num_running, int num_waiting);
+  void set_scheduler(const Scheduler& scheduler);
   int num_running() const;
   int num_waiting() const;
   void count_request(FinishReason reason);
