@@ -367,7 +367,8 @@ const std::vector<Option> kOptions = {
      },
      .max = 1,
      .help = "With --enable-eplb: plan only where the ranks' mean load over the fullest one's, "
-             "shared experts included, is at most U; 1 always plans."},
+             "shared experts included, is at most U; 1 always plans, 0 only when asked "
+             "(POST /rebalance_experts)."},
     {.name = "num-groups",
      .section = kPlacement,
      .value_name = "G",

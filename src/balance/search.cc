@@ -1,6 +1,7 @@
 #include "balance/search.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "balance/align.h"
 #include "balance/bounds.h"
@@ -82,8 +83,13 @@ class Search {
 
   LayerPlan run() {
     SplitMix64 random{1};
+    const int64_t first_total = total_;
+    const int num_levels = std::bit_width(static_cast<uint64_t>(first_total));
     for (int64_t i = 0; i < limits_.num_proposals && total_ > 0; ++i) {
       Move move;
+      // Where moves are few, those that gain most come first.
+      if (limits_.max_moved >= 0)
+        min_gain_ = first_total >> (1 + i * num_levels / limits_.num_proposals);
       if (propose(random, move)) try_move(move);
     }
     return plan_;
@@ -211,7 +217,7 @@ class Search {
       relevel(flows_[tried]);
       total += flows_[tried].overflow;
       // A move that brings experts in must pay; one that does not may be free.
-      keep = total < total_ + (moved <= num_moved_ ? 1 : 0);
+      keep = total <= total_ - (moved <= num_moved_ ? 0 : std::max<int64_t>(min_gain_, 1));
     }
     if (keep) {
       total_ = total;
@@ -263,6 +269,7 @@ class Search {
   std::vector<StepFlow> saved_;
   int64_t total_ = 0;  // overflow of all steps
   int num_moved_ = 0;
+  int64_t min_gain_ = 0;  // of a move that brings experts in
 
   std::vector<int32_t> parent_;      // [rank], the slot a path leaves to come here, -1 at its start
   std::vector<int32_t> entered_by_;  // [rank], the slot by which it comes

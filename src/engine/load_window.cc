@@ -13,7 +13,7 @@ constexpr int64_t kMaxRuns = 64;
 LoadWindow::LoadWindow(int num_layers, int num_experts, int64_t num_steps)
     : num_layers_(num_layers),
       num_experts_(num_experts),
-      steps_per_run_((num_steps + kMaxRuns - 1) / kMaxRuns),
+      steps_per_run_(std::max<int64_t>(2, (num_steps + kMaxRuns - 1) / kMaxRuns)),
       num_runs_max_((num_steps + steps_per_run_ - 1) / steps_per_run_),
       runs_(num_runs_max_ * num_layers * num_experts),
       samples_(runs_.size()) {}
@@ -39,7 +39,7 @@ void LoadWindow::add(const StepResult& step) {
   const auto run = runs_.begin() + num_steps_ / steps_per_run_ % num_runs_max_ * size;
   const auto sample = samples_.begin() + (run - runs_.begin());
   const bool is_first = num_steps_ % steps_per_run_ == 0;
-  for (int64_t i = 0; i < size; ++i) run[i] = (is_first ? 0 : run[i]) + balance.expert_counts[i];
+  for (int64_t i = 0; i < size; ++i) run[i] = is_first ? 0 : run[i] + balance.expert_counts[i];
   if (is_first) std::copy_n(balance.expert_counts.begin(), size, sample);
   ++num_steps_;
 }

@@ -18,10 +18,12 @@ class LoadWindow {
   void clear();
 
   int64_t num_steps() const { return num_steps_; }  // added since the window was cleared
-  // The steps in runs of consecutive ones added up, at most 64, in no particular order; and of each
-  // run its first step alone, for a look at single steps.
-  LoadHistory runs() const { return history(runs_); }
+  // At most 64 runs of consecutive steps, in no particular order: of each run its first step, to
+  // judge placements by, and the other steps added up, to plan for. A placement judged by the steps
+  // it was planned for looks better than it will be, so only a window of a single step gives it for
+  // both.
   LoadHistory samples() const { return history(samples_); }
+  LoadHistory runs() const { return num_steps_ < 2 ? samples() : history(runs_); }
 
   // Since the window was cleared. Loads are (token, expert) pairs, the shared expert included.
   double utilization() const;       // mean/max load of ranks, the mean over layers and steps

@@ -154,10 +154,11 @@ Status check_rebalancing(const EngineOptions& options) {
         "--eplb-rebalance-num-iterations and --eplb-rebalance-layers-per-chunk must be at least 1");
   }
   const double threshold = options.eplb_min_rebalancing_utilization_threshold;
-  if (!(threshold > 0 && threshold <= 1)) {
+  if (!(threshold >= 0 && threshold <= 1)) {
     return invalid_argument(
         "--eplb-min-rebalancing-utilization-threshold is " + std::to_string(threshold) +
-        ", expected a part of 1 (mean load over the fullest rank's); 1 always rebalances");
+        ", expected 0 to 1: the ranks' mean load over the fullest one's, above which nothing is "
+        "planned; 1 always plans, 0 only when asked");
   }
   return ok_status();
 }

@@ -6,6 +6,8 @@
 namespace plimsoll {
 namespace {
 
+constexpr int kMaxProposals = 6;  // with few moves
+
 // Sums over the sampled steps of one layer, in (token, expert) pairs.
 struct LayerScore {
   double max = 0;
@@ -67,7 +69,8 @@ double gain_seconds(const RebalanceTask& task, const LayerScore& now, const Laye
 }
 
 // The placements to choose from: the best for the load, and where moving costs, the best within as
-// many moves as perfect balance could pay for.
+// many moves as perfect balance could pay for, half as many, and so on: so that a few moves that
+// pay do not carry others that don't.
 Result<std::vector<Plan>> propose(const RebalanceTask& task, std::span<const LayerScore> now) {
   PlanOptions options{.algorithm = task.algorithm,
                       .num_ranks = task.in_force.num_ranks,
@@ -85,10 +88,13 @@ Result<std::vector<Plan>> propose(const RebalanceTask& task, std::span<const Lay
   }
   const double affordable = most_gain / task.costs.seconds_per_moved_expert;
   const int num_slots = task.in_force.num_layers * task.in_force.num_physical_experts;
-  options.max_moved_experts = static_cast<int>(std::min<double>(affordable, num_slots));
-  Result<Plan> few_moves = make_plan(task.runs, options);
-  if (!few_moves.ok()) return few_moves.error();
-  plans.push_back(std::move(*few_moves));
+  int num_moves = static_cast<int>(std::min<double>(affordable, num_slots));
+  for (int i = 0; i < kMaxProposals && num_moves > 0; ++i, num_moves /= 2) {
+    options.max_moved_experts = num_moves;
+    Result<Plan> few_moves = make_plan(task.runs, options);
+    if (!few_moves.ok()) return few_moves.error();
+    plans.push_back(std::move(*few_moves));
+  }
   return plans;
 }
 

@@ -20,7 +20,7 @@ struct RebalanceCosts {
 
 struct RebalanceTask {
   LoadHistory runs;     // what to plan for
-  LoadHistory samples;  // single steps, by which placements are judged
+  LoadHistory samples;  // single steps, others than those, by which placements are judged
   Placement in_force;
   RouteOptions route;
   int top_k = 0;

@@ -34,8 +34,8 @@ std::string switched_text(const RebalanceReport& r, int num_layers) {
          " layers switched, " + std::to_string(r.num_moved) + " experts moved; max/mean " +
          fixed(r.max_over_mean_before, 3) + ", " + fixed(r.max_over_mean_predicted, 3) +
          " predicted; gain " + duration(r.gain_seconds) + " for " + duration(r.cost_seconds) +
-         "; planned in " + duration(r.plan_seconds) + ", longest pause " +
-         duration(r.longest_pause_seconds);
+         " predicted; planned in " + duration(r.plan_seconds) + ", switched in " +
+         duration(r.switch_seconds) + ", longest pause " + duration(r.longest_pause_seconds);
 }
 
 // Best effort: a planner that shares its core with a rank takes a tenth of it, not half.
@@ -90,6 +90,7 @@ Status Rebalancer::start_turn() {
     return unavailable(
         "no step has been run since the last rebalance, so there is no load to plan for");
   }
+  measure_last_turn();
   report_ = {.number = stats_.num_rebalances + stats_.num_skipped + stats_.num_failed + 1,
              .num_steps = window_->num_steps()};
   costs_.seconds_per_pair = window_->seconds_per_pair();
@@ -117,27 +118,25 @@ void Rebalancer::before_step() {
 
 void Rebalancer::after_step(const StepResult& result) {
   window_->add(result);
-  if (state_ == State::kWatching && window_->num_steps() >= options_.num_iterations) {
-    finish_watching();
-  }
-}
-
-// The window is full: says what became of the last turn, and begins the next where it is worth it.
-void Rebalancer::finish_watching() {
-  if (stats_.last && stats_.last->num_layers > 0 && !stats_.last->max_over_mean_measured) {
-    stats_.last->max_over_mean_measured = window_->max_over_mean();
-    news_.push_back(heading(*stats_.last) + "max/mean " +
-                    fixed(stats_.last->max_over_mean_before, 3) + " before, " +
-                    fixed(stats_.last->max_over_mean_predicted, 3) + " predicted, " +
-                    fixed(window_->max_over_mean(), 3) + " measured over " +
-                    std::to_string(window_->num_steps()) + " steps");
-  }
-  if (options_.max_utilization < 1 && window_->utilization() > options_.max_utilization) {
-    ++stats_.num_skipped;
-    window_->clear();
+  if (state_ != State::kWatching || window_->num_steps() < options_.num_iterations) return;
+  if (window_->utilization() <= options_.max_utilization) {
+    (void)start_turn();  // the window is full, and nothing is under way
     return;
   }
-  (void)start_turn();  // the window is full, and nothing is under way
+  measure_last_turn();
+  ++stats_.num_skipped;
+  window_->clear();
+}
+
+// What became of the last turn, as far as the window shows it.
+void Rebalancer::measure_last_turn() {
+  if (!stats_.last || stats_.last->num_layers == 0 || stats_.last->max_over_mean_measured) return;
+  stats_.last->max_over_mean_measured = window_->max_over_mean();
+  news_.push_back(heading(*stats_.last) + "max/mean " +
+                  fixed(stats_.last->max_over_mean_before, 3) + " before, " +
+                  fixed(stats_.last->max_over_mean_predicted, 3) + " predicted, " +
+                  fixed(window_->max_over_mean(), 3) + " measured over " +
+                  std::to_string(window_->num_steps()) + " steps");
 }
 
 void Rebalancer::take_plan() {
@@ -175,6 +174,7 @@ void Rebalancer::switch_chunk() {
     const Status status = switch_layer_(layers_.front());
     watch.lap(seconds);
     pause += seconds;
+    report_.switch_seconds += seconds;
     report_.longest_pause_seconds = std::max(report_.longest_pause_seconds, pause);
     if (!status.ok()) {
       return fail("layer " + std::to_string(layers_.front().layer_idx) +

@@ -43,11 +43,12 @@ struct RebalanceReport {
   int num_moved = 0;      // experts that had to come from another rank
   double plan_seconds = 0;
   double longest_pause_seconds = 0;           // between two steps
+  double switch_seconds = 0;                  // of all layers
   double gain_seconds = 0, cost_seconds = 0;  // predicted, until the next turn
   // Sum of the fullest ranks' loads over that of the mean ranks', of all layers.
   double max_over_mean_before = 1;
   double max_over_mean_predicted = 1;
-  std::optional<double> max_over_mean_measured;  // in the window after the last switch
+  std::optional<double> max_over_mean_measured;  // from the last switch to the next turn
   std::string failure;                           // empty: none
 };
 
@@ -95,7 +96,7 @@ class Rebalancer {
   };
 
   void serve_jobs(std::stop_token stop);
-  void finish_watching();
+  void measure_last_turn();
   void take_plan();
   void switch_chunk();
   void learn_cost(double seconds, int num_moved);

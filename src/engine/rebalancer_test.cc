@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <random>
 #include <thread>
 
 #include "engine/options.h"
@@ -128,6 +129,21 @@ TEST_F(RebalancerTest, LeavesAloneWhatIsLevelEnough) {
   EXPECT_EQ(num_switched_, 0);
 }
 
+TEST_F(RebalancerTest, PlansOnlyWhenAskedIfNothingIsTooUneven) {
+  options_.max_utilization = 0;
+  const auto rebalancer = make();
+  step_until_turn_ends(*rebalancer, 0);
+  EXPECT_EQ(rebalancer->stats().num_skipped, 1);
+  rebalancer->after_step(make_step(layout_.placement, 0));
+  ASSERT_TRUE(rebalancer->start_turn().ok());
+  step_until_turn_ends(*rebalancer, 0);
+  EXPECT_EQ(num_switched_, kLayers);
+  // Measured by the steps until somebody asks again.
+  rebalancer->after_step(make_step(layout_.placement, 0));
+  ASSERT_TRUE(rebalancer->start_turn().ok());
+  EXPECT_TRUE(rebalancer->stats().last->max_over_mean_measured.has_value());
+}
+
 TEST_F(RebalancerTest, KeepsThePlacementWherePlanningFails) {
   plan_ = [](const RebalanceTask&) -> Result<RebalancePlan> { return invalid_argument("no idea"); };
   const std::vector<int32_t> before = layout_.placement.physical_to_logical;
@@ -200,6 +216,65 @@ TEST(RebalancePlan, MovesOnlyWhatPays) {
   EXPECT_EQ(none->max_over_mean_planned, none->max_over_mean_now);
 }
 
+// Steps without a pattern: what is best for one is no better for the next.
+TEST(RebalancePlan, DoesNotChaseChance) {
+  constexpr int kManyExperts = 64, kSteps = 64;
+  const Placement placement = *trivial_placement(1, kManyExperts, 0, kRanks);
+  std::mt19937 random(7);
+  const auto plan = [&](bool has_pattern) {
+    LoadWindow window(1, kManyExperts, kSteps);
+    for (int i = 0; i < kSteps; ++i) {
+      StepResult step;
+      step.balance = {.num_ranks = kRanks,
+                      .num_layers = 1,
+                      .total_load = std::vector<int64_t>(kRanks, 1),
+                      .expert_counts = std::vector<int32_t>(kManyExperts)};
+      for (int token = 0; token < 64; ++token) {
+        const bool is_hot = has_pattern && token % 2 == 0;  // those on rank 0
+        ++step.balance.expert_counts[random() % (is_hot ? kManyExperts / kRanks : kManyExperts)];
+      }
+      window.add(step);
+    }
+    return *plan_rebalance({.runs = window.runs(),
+                            .samples = window.samples(),
+                            .in_force = placement,
+                            .top_k = 1,
+                            .algorithm = "plimsoll",
+                            .num_steps_ahead = 1000,
+                            .costs = {.seconds_per_pair = 1e-6, .seconds_per_switch = 1e-3}});
+  };
+  EXPECT_TRUE(plan(false).layers.empty());
+  EXPECT_EQ(plan(true).layers.size(), 1u);
+}
+
+// Where two moves bring most of the gain, those that would cost more than they add are not made.
+TEST(RebalancePlan, LeavesOutTheMovesThatDoNotPay) {
+  const Placement placement = *trivial_placement(1, kExperts, 0, kRanks);
+  StepResult step;
+  step.balance = {.num_ranks = kRanks,
+                  .num_layers = 1,
+                  .total_load = {200, 120, 100, 20},
+                  .expert_counts = {100, 100, 70, 50, 60, 40, 10, 10}};
+  LoadWindow window(1, kExperts, 8);
+  for (int i = 0; i < 8; ++i) window.add(step);
+  RebalanceTask task{.runs = window.runs(),
+                     .samples = window.samples(),
+                     .in_force = placement,
+                     .top_k = 1,
+                     .algorithm = "plimsoll",
+                     .num_steps_ahead = 1000,
+                     .costs = {.seconds_per_pair = 1e-6, .seconds_per_moved_expert = 1e-6}};
+  const RebalancePlan cheap = *plan_rebalance(task);
+  task.costs.seconds_per_moved_expert = 0.011;
+  const RebalancePlan dear = *plan_rebalance(task);
+  EXPECT_LT(dear.total_moved(), cheap.total_moved());
+  EXPECT_GT(dear.total_moved(), 0);
+  EXPECT_LT(dear.gain_seconds, cheap.gain_seconds);
+  // The moves left out would have gained less than they cost.
+  EXPECT_GT(dear.gain_seconds - dear.cost_seconds,
+            cheap.gain_seconds - cheap.total_moved() * task.costs.seconds_per_moved_expert);
+}
+
 TEST(CheckOptions, RefusesRebalancingThatCannotBe) {
   const std::string model_dir = PLIMSOLL_SOURCE_DIR "/testdata/tiny-v4";
   const ModelConfig config = *load_config(model_dir);
@@ -213,7 +288,9 @@ TEST(CheckOptions, RefusesRebalancingThatCannotBe) {
   EXPECT_NE(refusal(options).find("--enable-eplb cannot plan: "), std::string::npos);
   options.eplb_algorithm = "deepseek";
   options.eplb_min_rebalancing_utilization_threshold = 0;
-  EXPECT_NE(refusal(options).find("expected a part of 1"), std::string::npos);
+  EXPECT_EQ(refusal(options), "(accepted)");
+  options.eplb_min_rebalancing_utilization_threshold = 1.1;
+  EXPECT_NE(refusal(options).find("expected 0 to 1"), std::string::npos);
   options.ep_size = 1;
   EXPECT_NE(refusal(options).find("--ep-size is 1"), std::string::npos);
   options.enable_eplb = false;
@@ -223,8 +300,8 @@ TEST(CheckOptions, RefusesRebalancingThatCannotBe) {
 
 TEST(LoadWindow, KeepsRunsAndSamplesOfTheLastSteps) {
   const Placement placement = *trivial_placement(1, 2, 0, 2);
-  LoadWindow window(1, 2, 128);  // two steps a run
-  for (int64_t i = 0; i < 130; ++i) {
+  LoadWindow window(1, 2, 192);  // three steps a run
+  for (int64_t i = 0; i < 195; ++i) {
     StepResult step;
     step.balance = {.num_ranks = 2,
                     .num_layers = 1,
@@ -232,13 +309,13 @@ TEST(LoadWindow, KeepsRunsAndSamplesOfTheLastSteps) {
                     .expert_counts = {static_cast<int32_t>(i), 0}};
     window.add(step);
   }
-  EXPECT_EQ(window.num_steps(), 130);
+  EXPECT_EQ(window.num_steps(), 195);
   const LoadHistory runs = window.runs();
   EXPECT_EQ(runs.num_steps, 64);
-  EXPECT_EQ(runs.counts[0], 128 + 129);  // the newest took the place of the oldest
-  EXPECT_EQ(runs.counts[2], 2 + 3);
-  EXPECT_EQ(window.samples().counts[0], 128);
-  EXPECT_EQ(window.samples().counts[2], 2);
+  EXPECT_EQ(runs.counts[0], 193 + 194);  // the newest took the place of the oldest
+  EXPECT_EQ(runs.counts[2], 4 + 5);
+  EXPECT_EQ(window.samples().counts[0], 192);
+  EXPECT_EQ(window.samples().counts[2], 3);
   EXPECT_DOUBLE_EQ(window.utilization(), 0.5);
   EXPECT_DOUBLE_EQ(window.max_over_mean(), 2);
   window.clear();

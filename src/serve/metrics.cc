@@ -7,6 +7,7 @@
 #include <prometheus/text_serializer.h>
 
 #include <initializer_list>
+#include <limits>
 #include <map>
 
 #include "engine/balance_summary.h"
@@ -18,6 +19,7 @@ using prometheus::Counter;
 using prometheus::Gauge;
 using prometheus::Histogram;
 
+constexpr double kNotYet = std::numeric_limits<double>::quiet_NaN();
 const Histogram::BucketBoundaries kLatencyBuckets = {
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120, 300};
 const Histogram::BucketBoundaries kRatioBuckets = {1.001, 1.01, 1.02, 1.05, 1.1, 1.2,
@@ -210,7 +212,7 @@ void Metrics::set_rebalancing(const RebalanceStats& stats) {
   set(series_->switched_layers, stats.num_switched_layers);
   set(series_->moved_experts, stats.num_moved_experts);
   series_->longest_pause.Set(stats.longest_pause_seconds);
-  if (!stats.last) return;
+  if (!stats.last || stats.last->num_layers == 0) return;
   const auto set_ratio = [&](const char* when, double value) {
     series_
         ->gauge("plimsoll_eplb_max_over_mean_ratio",
@@ -221,8 +223,7 @@ void Metrics::set_rebalancing(const RebalanceStats& stats) {
   };
   set_ratio("before", stats.last->max_over_mean_before);
   set_ratio("predicted", stats.last->max_over_mean_predicted);
-  if (stats.last->max_over_mean_measured)
-    set_ratio("measured", *stats.last->max_over_mean_measured);
+  set_ratio("measured", stats.last->max_over_mean_measured.value_or(kNotYet));
 }
 
 void Metrics::observe_step(const StepPlan& plan, const StepResult& result, double seconds) {

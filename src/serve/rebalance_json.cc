@@ -12,6 +12,7 @@ Json to_json(const RebalanceReport& report) {
                {"moved_experts", report.num_moved},
                {"plan_seconds", report.plan_seconds},
                {"longest_pause_seconds", report.longest_pause_seconds},
+               {"switch_seconds", report.switch_seconds},
                {"gain_seconds_predicted", report.gain_seconds},
                {"cost_seconds_predicted", report.cost_seconds},
                {"max_over_mean_before", report.max_over_mean_before},

@@ -235,21 +235,36 @@ TEST_F(ServerTest, ClientsThatLeaveAreForgotten) {
   EXPECT_EQ(running, 0);
 }
 
+// As often as can be, with clients that come, stream and hang up, Waterfill and a recorder.
 TEST_F(ServerTest, RebalancesWhileServing) {
-  const json body = {{"prompt", "def main():"}, {"max_tokens", 30}, {"temperature", 0}};
-  const json before = answer("/v1/completions", body);
+  const auto body = [](int i) {
+    return json{{"prompt", "def number_" + std::to_string(i) + "():"},
+                {"max_tokens", 20 + i},
+                {"temperature", i % 2 ? 0.9 : 0.0},
+                {"seed", i},
+                {"logprobs", 0},
+                {"ignore_eos", true}};
+  };
+  constexpr int kClients = 6;
+  std::vector<json> alone;
+  for (int i = 0; i < kClients; ++i) {
+    alone.push_back(answer("/v1/completions", body(i))["choices"]);
+  }
   const std::string refusal =
       ask(server_->port(), "POST", "/rebalance_experts", "", "Authorization: Bearer secret\r\n");
   EXPECT_EQ(status_of(refusal), 400);
   EXPECT_NE(refusal.find("start with --enable-eplb"), std::string::npos);
 
-  Server server({.port = 0, .served_model_name = "demo"});
+  Server server({.port = 0, .served_model_name = "demo", .recorder_dir = recorder_dir_});
   ASSERT_TRUE(server.start().ok());
   auto engine = Engine::create({.model_dir = kModel,
                                 .ep_size = 4,
                                 .ep_num_redundant_experts = 8,
+                                .enable_waterfill = true,
                                 .enable_eplb = true,
-                                .eplb_rebalance_num_iterations = 8,
+                                .eplb_rebalance_num_iterations = 2,
+                                .eplb_rebalance_layers_per_chunk = 6,
+                                .expert_distribution_recorder_mode = "stat",
                                 .pin_ranks = false});
   ASSERT_TRUE(engine.ok()) << engine.error().message;
   server.serve(std::move(*engine), *Tokenizer::load(kModel + "/tokenizer.json"));
@@ -258,11 +273,27 @@ TEST_F(ServerTest, RebalancesWhileServing) {
   };
   const json first_map = get("/server_info")["placement_in_force"]["physical_to_logical_map"];
   EXPECT_EQ(first_map[0].size(), 72u);
-  while (get("/expert_balance")["rebalancing"]["rebalances"] < 1) {
-    const std::string raw = ask(server.port(), "POST", "/v1/completions", body.dump());
-    ASSERT_EQ(status_of(raw), 200) << raw;
-    EXPECT_EQ(json::parse(body_of(raw))["choices"], before["choices"]);
+  EXPECT_EQ(status_of(ask(server.port(), "POST", "/start_expert_distribution_record")), 200);
+  const auto num_rebalances = [&] {
+    return get("/expert_balance")["rebalancing"]["rebalances"].get<int>();
+  };
+  for (int round = 0; round < 50 && num_rebalances() < 5; ++round) {
+    std::vector<std::jthread> clients;
+    for (int i = 0; i < kClients; ++i) {
+      clients.emplace_back([&, i] {
+        const std::string raw = ask(server.port(), "POST", "/v1/completions", body(i).dump());
+        EXPECT_EQ(status_of(raw), 200) << raw;
+        EXPECT_EQ(json::parse(body_of(raw))["choices"], alone[i]);
+      });
+    }
+    TestClient leaves(server.port());
+    leaves.send("POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: " +
+                std::to_string(body(0).dump().size()) + "\r\n\r\n" + body(0).dump());
   }
+  EXPECT_GT(num_rebalances(), 0);
+  const json dump =
+      json::parse(body_of(ask(server.port(), "POST", "/dump_expert_distribution_record")));
+  EXPECT_GT(dump["num_tokens"], 100);
   const json state = get("/expert_balance")["rebalancing"];
   EXPECT_EQ(state["failed"], 0);
   EXPECT_GT(state["longest_pause_seconds"], 0);
@@ -274,6 +305,20 @@ TEST_F(ServerTest, RebalancesWhileServing) {
     EXPECT_NE(metrics.find(name), std::string::npos) << name;
   }
   server.drain();
+}
+
+TEST(Metrics, TellOfRebalancesThatFailed) {
+  Metrics metrics({.model_name = "m"});
+  RebalanceStats stats{.num_rebalances = 2, .num_failed = 1};
+  metrics.set_rebalancing(stats);
+  stats.num_failed = 3;
+  metrics.set_rebalancing(stats);
+  const std::string text = metrics.text();
+  for (const char* line :
+       {"plimsoll_eplb_rebalances_total{model_name=\"m\",result=\"failed\"} 3\n",
+        "plimsoll_eplb_rebalances_total{model_name=\"m\",result=\"switched\"} 2\n"}) {
+    EXPECT_NE(text.find(line), std::string::npos) << text;
+  }
 }
 
 }  // namespace
