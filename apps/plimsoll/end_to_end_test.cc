@@ -376,6 +376,23 @@ TEST(EndToEnd, ReplayComparesPlacementsAndPolicies) {
   EXPECT_NE(shuffled["rows"][0]["messages_per_token"], result["rows"][2]["messages_per_token"]);
   const json counts = result_of("replay --load " + trace + " --top-k 6 --ep-size 8");
   EXPECT_TRUE(counts["rows"][0]["messages_per_token"].is_null());
+
+  const std::string decode = "replay --trace " + trace +
+                             " --ep-size 8 --batch-tokens 64 --shuffle" +
+                             " --placement trivial --placement " + placement;
+  const json experts = result_of(decode + " --route-objective experts");
+  ASSERT_EQ(experts["rows"].size(), 2u);
+  for (const json& row : experts["rows"]) EXPECT_EQ(row["max_over_mean"], row["bound_over_mean"]);
+  EXPECT_LT(experts["rows"][1]["max_over_mean"], experts["rows"][0]["max_over_mean"]);
+  const json time =
+      result_of(decode + " --route-objective time" + " --ns-per-expert 2000 --ns-per-token 50");
+  ASSERT_EQ(time["rows"].size(), 4u);
+  for (const json& row : time["rows"]) {
+    EXPECT_GE(row["max_over_mean"], row["bound_over_mean"]);
+    EXPECT_LT(row["max_over_mean"], 2);
+  }
+  EXPECT_TRUE(contains(plimsoll(decode + " --route-objective time --policy static").err,
+                       "use exact for experts or time"));
   EXPECT_EQ(plimsoll("replay --ep-size 8").status, 2);
   EXPECT_EQ(plimsoll("replay --load " + trace + " --ep-size 8").status, 2);
 }

@@ -66,9 +66,10 @@ std::vector<std::vector<std::string>> as_cells(const std::vector<Row>& rows, boo
 std::string as_text(const std::vector<Row>& rows, const Settings& settings) {
   const ReplayStats& stats = rows.front().stats;
   return fmt::format(
-             "{} tokens in {} batches on {} ranks; max/mean load of the ranks by layer and batch, "
-             "shared experts included\n\n",
-             stats.num_tokens, stats.num_batches, settings.engine.ep_size) +
+             "{} tokens in {} batches on {} ranks; max/mean load ({}) of the ranks by layer and "
+             "batch, shared experts included\n\n",
+             stats.num_tokens, stats.num_batches, settings.engine.ep_size,
+             settings.replay.objective) +
          table_text(as_cells(rows, true));
 }
 
@@ -116,6 +117,7 @@ std::string as_json(const std::vector<Row>& rows, const Settings& settings) {
   const Json json = {{"ep_size", settings.engine.ep_size},
                      {"num_tokens", first.num_tokens},
                      {"num_batches", first.num_batches},
+                     {"route_objective", settings.replay.objective},
                      {"rows", list}};
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
@@ -129,7 +131,11 @@ std::string as_format(const std::vector<Row>& rows, const Settings& settings) {
 
 std::vector<std::string> policies_of(const Settings& settings) {
   if (!settings.replay.policies.empty()) return settings.replay.policies;
-  if (settings.replay.num_shared_experts == 0) return {"static", "dynamic", "exact"};
+  const bool can_waterfill = settings.replay.num_shared_experts > 0;
+  if (settings.replay.objective == "experts") return {"exact"};  // only exact routing has others
+  if (settings.replay.objective == "time" && can_waterfill) return {"exact", "exact+waterfill"};
+  if (settings.replay.objective == "time") return {"exact"};
+  if (!can_waterfill) return {"static", "dynamic", "exact"};
   return {"static", "dynamic", "exact", "exact+waterfill"};
 }
 
@@ -144,9 +150,8 @@ Result<int> run_replay(const Settings& settings) {
   std::vector<Row> rows;
   for (const NamedPlacement& named : *placements) {
     for (const std::string& policy : policies_of(settings)) {
-      const auto result =
-          traffic->replay(named.name + " " + policy, named.placement,
-                          route_of(policy, settings.replay.num_shared_experts), settings);
+      const auto result = traffic->replay(named.name + " " + policy, named.placement,
+                                          route_of(policy, settings.replay), settings);
       if (!result) return result.error();
       rows.push_back({named.name, policy, result->stats});
     }

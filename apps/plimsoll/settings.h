@@ -74,6 +74,9 @@ struct ReplaySettings {
   bool shuffle = false;
   int top_k = 0;  // 0: as the recording says
   int num_shared_experts = 1;
+  std::string objective = "tokens";
+  int ns_per_expert = 0;  // of the objective time
+  int ns_per_token = 1;
   std::string format = "text";
 };
 

@@ -109,9 +109,13 @@ Result<std::vector<NamedPlacement>> load_placements(const Settings& settings,
   return placements;
 }
 
-RouteOptions route_of(const std::string& policy, int num_shared_experts) {
+RouteOptions route_of(const std::string& policy, const ReplaySettings& settings) {
   RouteOptions route;
-  route.num_shared_experts = num_shared_experts;
+  route.num_shared_experts = settings.num_shared_experts;
+  if (settings.objective == "experts") route.objective = RouteObjective::kExperts;
+  if (settings.objective == "time") route.objective = RouteObjective::kTime;
+  route.ns_per_expert = settings.ns_per_expert;
+  route.ns_per_token = settings.ns_per_token;
   route.waterfill = policy.ends_with("+waterfill");
   if (policy.starts_with("static")) route.algorithm = DispatchAlgorithm::kStatic;
   if (policy.starts_with("dynamic")) route.algorithm = DispatchAlgorithm::kDynamic;

@@ -42,6 +42,6 @@ Result<std::vector<NamedPlacement>> load_placements(const Settings& settings,
                                                     int num_logical_experts);
 
 // "exact+waterfill" to the routing it names; the options table has checked it.
-RouteOptions route_of(const std::string& policy, int num_shared_experts);
+RouteOptions route_of(const std::string& policy, const ReplaySettings& settings);
 
 }  // namespace plimsoll

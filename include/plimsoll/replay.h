@@ -1,8 +1,8 @@
 // Replay: what a placement and a way of routing would have done with recorded traffic.
 //
 // The traffic is cut into batches; every batch is routed layer by layer, and the loads of the ranks
-// are compared. All loads count the shared experts too, in the cost units of the routing (tokens,
-// at the usual cost of 1).
+// are compared. All loads count the shared experts too, in the units of the routing's objective:
+// tokens at the usual shared cost of 1, experts at work, or nanoseconds.
 #pragma once
 
 #include <cstdint>
@@ -35,7 +35,7 @@ struct ReplayStats {
   int64_t num_batches = 0;
   int64_t num_tokens = 0;
   Quantiles max_over_mean;     // the fullest rank over the mean rank: 1 is best. vLLM-Ascend's PAR
-  Quantiles bound_over_mean;   // of the least maximum that any routing of the batch has
+  Quantiles bound_over_mean;   // of a load below which no routing of the batch has its maximum
   double time_weighted = 0;    // sum of the maxima over the sum of the means
   double balancedness = 0;     // SGLang's: mean of (mean + 1e-5) / (max + 1e-5)
   double imbalance_ratio = 0;  // TensorRT-LLM's: mean of max/mean - 1

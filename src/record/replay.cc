@@ -46,7 +46,7 @@ struct LayerRun {
   }
 
   Router router;  // of the policy in question
-  Router best;    // exact, the shared experts free to run anywhere: nothing beats its maximum
+  Router best;    // exact, the shared experts free where they can be: nothing beats its bound
   int num_ranks;
   int num_experts;
   std::vector<int32_t> counts;         // [num_ranks, num_experts]
@@ -70,7 +70,7 @@ Status route_batch(LayerRun& run) {
   const auto max = static_cast<double>(plan.max_load);
   constexpr double kSmall = 1e-5;  // SGLang's
   s.max_over_mean.push_back(max / mean);
-  s.bound_over_mean.push_back(static_cast<double>(run.best.plan.max_load) / mean);
+  s.bound_over_mean.push_back(static_cast<double>(run.best.plan.lower_bound) / mean);
   s.sum_max += max;
   s.sum_mean += mean;
   s.sum_balancedness += (mean + kSmall) / (max + kSmall);
@@ -234,7 +234,7 @@ Result<std::vector<LayerSamples>> run_layers(
   std::vector<std::optional<Error>> errors(num_layers);
   RouteOptions best_route = route;
   best_route.algorithm = DispatchAlgorithm::kExact;
-  best_route.waterfill = true;
+  best_route.waterfill = route.objective != RouteObjective::kExperts;
   std::atomic<int> next_layer = 0;
   std::mutex progress_mutex;
   int num_done = 0;
