@@ -62,6 +62,9 @@ TEST(Npy, RefusesTheRest) {
   EXPECT_TRUE(contains(
       refusal(npy("{'descr': '<i8', 'fortran_order': False, 'shape': (9, 9), }", "12345678")),
       "only 8 bytes"));
+  EXPECT_TRUE(
+      contains(refusal(npy("{'descr': '<u4', 'fortran_order': False, 'shape': (), }", "\1\2")),
+               "only 2 bytes"));
   EXPECT_TRUE(contains(refusal(npy("{'descr': '<i8', 'fortran_order': False, 'shape': "
                                    "(4294967296, 4294967296, 4294967296), }",
                                    "12345678")),

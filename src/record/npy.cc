@@ -66,7 +66,7 @@ int64_t lay_out(PtTensor& view, bool columns_first, int64_t available) {
     view.strides[d] = num_elements;
     num_elements *= size;
   }
-  return num_elements;
+  return num_elements > available ? -1 : num_elements;  // a number without dimensions is one too
 }
 
 template <typename T>
