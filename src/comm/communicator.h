@@ -2,13 +2,16 @@
 // same collectives in the same order; ranks are threads of one process (thread_group.h) or
 // processes.
 //
-// One rule of lifetime for all of them: bytes given to a collective must stay as they are, and
-// bytes received from it may be read, until the caller has returned from its next collective. That
-// is what lets ranks that share memory read each other's buffers instead of copying them.
+// One rule of lifetime for all of them: bytes given to a collective must stay as they are until the
+// caller has returned from its next collective, and bytes received from it may be read until the
+// caller enters that. It lets ranks that share memory read each other's buffers instead of copying
+// them, and others send while the caller computes.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -17,12 +20,6 @@
 namespace plimsoll {
 
 using Bytes = std::span<const std::byte>;
-
-// Whether the ranks know how many bytes they will receive from each other.
-enum class MessageSizes {
-  kExchanged,  // no: sizes travel first (DeepEP's normal mode)
-  kFixed,      // yes: every message of this call has the same size (low-latency mode)
-};
 
 class Communicator {
  public:
@@ -35,12 +32,35 @@ class Communicator {
   virtual Status all_gather(std::span<const int32_t> mine, std::span<int32_t> all) = 0;
 
   // Sends outgoing[r] to rank r, itself included, and sets incoming[r] to what rank r sent here.
-  virtual Status all_to_all(std::span<const Bytes> outgoing,
-                            MessageSizes sizes,
-                            std::span<Bytes> incoming) = 0;
+  virtual Status all_to_all(std::span<const Bytes> outgoing, std::span<Bytes> incoming) = 0;
 
-  // Gives up: collectives that others wait in, or call later, fail instead of waiting for this rank.
+  // Memory, not initialised, from which all_to_all sends without another copy to ranks that could
+  // share it. Bytes from elsewhere may be copied once on their way.
+  virtual std::shared_ptr<std::byte[]> allocate(size_t num_bytes) {
+    return std::make_shared_for_overwrite<std::byte[]>(num_bytes);
+  }
+
+  // Gives up: collectives that others wait in, or call later, fail instead of waiting for this
+  // rank.
   virtual void leave() = 0;
+};
+
+// A buffer to send from, which only grows.
+class SendBuffer {
+ public:
+  // At least so many bytes; what they held is lost where the buffer must grow.
+  std::byte* reserve(Communicator& comm, size_t num_bytes) {
+    if (num_bytes > size_) {
+      size_ = std::max(num_bytes, size_ + size_ / 2);
+      bytes_ = comm.allocate(size_);
+    }
+    return bytes_.get();
+  }
+  std::byte* data() const { return bytes_.get(); }
+
+ private:
+  std::shared_ptr<std::byte[]> bytes_;
+  size_t size_ = 0;
 };
 
 }  // namespace plimsoll

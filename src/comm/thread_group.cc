@@ -21,9 +21,7 @@ class ThreadCommunicator final : public Communicator {
     return ok_status();
   }
 
-  Status all_to_all(std::span<const Bytes> outgoing,
-                    MessageSizes,
-                    std::span<Bytes> incoming) override {
+  Status all_to_all(std::span<const Bytes> outgoing, std::span<Bytes> incoming) override {
     ThreadGroup::Board& board = next_board();
     std::ranges::copy(outgoing, board.messages.begin() + rank_ * num_ranks());
     if (Status status = meet(); !status.ok()) return status;

@@ -1,6 +1,7 @@
 #include "ep/exchange_low_latency.h"
 
 #include <cstring>
+#include <numeric>
 #include <string>
 
 namespace plimsoll {
@@ -17,11 +18,37 @@ LowLatencyExchange::LowLatencyExchange(Communicator& comm,
       outputs_(comm.num_ranks()),
       sent_(comm.num_ranks()),
       received_(comm.num_ranks()) {
-  const size_t num_rows = row_idx(num_slots, 0);
+  // A token's columns may all go to one rank, but to different slots.
+  const size_t max_rows = static_cast<size_t>(capacity) * num_slots;
   for (int r = 0; r < comm.num_ranks(); ++r) {
-    outgoing_[r] =
-        std::make_unique_for_overwrite<std::byte[]>(counts_bytes() + num_rows * record_bytes());
-    outputs_[r] = std::make_unique_for_overwrite<float[]>(num_rows * hidden_size);
+    outgoing_[r].reserve(comm, counts_bytes() + max_rows * record_bytes());
+    outputs_[r].reserve(comm, max_rows * hidden_size * sizeof(float));
+  }
+}
+
+// Counts rows by rank and slot, writes the counts into the messages, and gives every (token,
+// column) its place.
+void LowLatencyExchange::find_positions(const DispatchInput& input) {
+  targets_.assign(input.targets.begin(), input.targets.end());
+  position_of_.resize(targets_.size());
+  counts_.assign(static_cast<size_t>(comm_.num_ranks()) * num_slots_, 0);
+  next_.resize(counts_.size());
+  const auto slot_idx = [&](const Target& target) {
+    return static_cast<size_t>(target.rank) * num_slots_ + target.slot;
+  };
+  for (const Target& target : targets_) {
+    if (target.rank >= 0) ++counts_[slot_idx(target)];
+  }
+  for (int r = 0; r < comm_.num_ranks(); ++r) {
+    const size_t first = static_cast<size_t>(r) * num_slots_;
+    std::memcpy(outgoing_[r].data(), counts_.data() + first, counts_bytes());
+    const auto begin = counts_.begin() + first;
+    std::exclusive_scan(begin, begin + num_slots_, next_.begin() + first, 0);
+    const int num_rows = next_[first + num_slots_ - 1] + counts_[first + num_slots_ - 1];
+    sent_[r] = {outgoing_[r].data(), counts_bytes() + num_rows * record_bytes()};
+  }
+  for (size_t i = 0; i < targets_.size(); ++i) {
+    if (targets_[i].rank >= 0) position_of_[i] = next_[slot_idx(targets_[i])]++;
   }
 }
 
@@ -31,35 +58,24 @@ Status LowLatencyExchange::dispatch(const DispatchInput& input, ExpertWork& work
                             " tokens on one rank, but --max-dispatch-tokens-per-rank is " +
                             std::to_string(capacity_));
   }
+  find_positions(input);
   const size_t row_bytes = hidden_size_ * sizeof(float);
-  const size_t message_bytes = counts_bytes() + row_idx(num_slots_, 0) * record_bytes();
-  for (int r = 0; r < comm_.num_ranks(); ++r) {
-    std::memset(outgoing_[r].get(), 0, counts_bytes());
-    sent_[r] = {outgoing_[r].get(), message_bytes};
-  }
   traffic_ = {};
-  targets_.assign(input.targets.begin(), input.targets.end());
-  position_of_.resize(targets_.size());
   for (int t = 0, i = 0; t < input.num_tokens; ++t) {
     const float* row = input.rows + static_cast<size_t>(t) * hidden_size_;
     for (int j = 0; j < input.num_columns; ++j, ++i) {
-      const Target target = targets_[i];
-      if (target.rank < 0) continue;
-      std::byte* message = outgoing_[target.rank].get();
-      position_of_[i] = reinterpret_cast<int32_t*>(message)[target.slot]++;
-      std::byte* to =
-          message + counts_bytes() + row_idx(target.slot, position_of_[i]) * record_bytes();
+      const int rank = targets_[i].rank;
+      if (rank < 0) continue;
+      std::byte* to = outgoing_[rank].data() + counts_bytes() + position_of_[i] * record_bytes();
       std::memcpy(to, &input.weights[i], sizeof(float));
       std::memcpy(to + sizeof(float), row, row_bytes);
-      if (target.rank != comm_.rank()) {
+      if (rank != comm_.rank()) {
         ++traffic_.num_messages;
         traffic_.num_bytes += record_bytes() + row_bytes;
       }
     }
   }
-  if (Status status = comm_.all_to_all(sent_, MessageSizes::kFixed, received_); !status.ok()) {
-    return status;
-  }
+  if (Status status = comm_.all_to_all(sent_, received_); !status.ok()) return status;
   list_arrivals(work);
   return ok_status();
 }
@@ -67,37 +83,34 @@ Status LowLatencyExchange::dispatch(const DispatchInput& input, ExpertWork& work
 void LowLatencyExchange::list_arrivals(ExpertWork& work) {
   work.first.assign(1, 0);
   work.rows.clear();
+  next_.assign(comm_.num_ranks(), 0);  // rows of each source listed so far
   for (int s = 0; s < num_slots_; ++s) {
     for (int r = 0; r < comm_.num_ranks(); ++r) {
+      if (received_[r].empty()) continue;  // a rank that is gone
       const std::byte* message = received_[r].data();
       const int count = reinterpret_cast<const int32_t*>(message)[s];
-      for (int i = 0; i < count; ++i) {
-        const auto* record = reinterpret_cast<const float*>(message + counts_bytes() +
-                                                            row_idx(s, i) * record_bytes());
-        float* out = outputs_[r].get() + row_idx(s, i) * hidden_size_;
+      for (int i = 0; i < count; ++i, ++next_[r]) {
+        const auto* record =
+            reinterpret_cast<const float*>(message + counts_bytes() + next_[r] * record_bytes());
+        float* out = reinterpret_cast<float*>(outputs_[r].data()) +
+                     static_cast<size_t>(next_[r]) * hidden_size_;
         work.rows.push_back({record + 1, record[0], out});
       }
     }
     work.first.push_back(static_cast<int32_t>(work.rows.size()));
   }
+  for (int r = 0; r < comm_.num_ranks(); ++r) {
+    sent_[r] = {outputs_[r].data(), next_[r] * hidden_size_ * sizeof(float)};
+  }
 }
 
 Status LowLatencyExchange::combine(std::span<const float*> results) {
-  const size_t num_floats = row_idx(num_slots_, 0) * hidden_size_;
-  for (int r = 0; r < comm_.num_ranks(); ++r) {
-    sent_[r] = std::as_bytes(std::span(outputs_[r].get(), num_floats));
-  }
-  if (Status status = comm_.all_to_all(sent_, MessageSizes::kFixed, received_); !status.ok()) {
-    return status;
-  }
+  if (Status status = comm_.all_to_all(sent_, received_); !status.ok()) return status;
   for (size_t i = 0; i < targets_.size(); ++i) {
-    const Target target = targets_[i];
-    if (target.rank < 0) {
-      results[i] = nullptr;
-      continue;
-    }
-    const float* rows = reinterpret_cast<const float*>(received_[target.rank].data());
-    results[i] = rows + row_idx(target.slot, position_of_[i]) * hidden_size_;
+    const int rank = targets_[i].rank;
+    results[i] = rank < 0 ? nullptr
+                          : reinterpret_cast<const float*>(received_[rank].data()) +
+                                static_cast<size_t>(position_of_[i]) * hidden_size_;
   }
   return ok_status();
 }

@@ -1,10 +1,9 @@
-// Low-latency mode: fixed buffers for `capacity` tokens a rank, one message per (token, expert), no
-// sizes exchanged. (DeepEP's low_latency_dispatch and low_latency_combine; made for decode.)
+// Low-latency mode: one message per (token, expert), in buffers made for `capacity` tokens a rank,
+// so that nothing is measured or grown on the way. (DeepEP's low_latency_dispatch and
+// low_latency_combine; made for decode.)
 //
-// A message to a rank holds, for each of its slots, a count and then room for `capacity` rows.
+// What is sent to a rank: how many rows each of its slots gets, then the rows, by slot.
 #pragma once
-
-#include <memory>
 
 #include "ep/exchange.h"
 
@@ -26,21 +25,20 @@ class LowLatencyExchange {
   // A row of a message is its weight, then its floats.
   size_t record_bytes() const { return (1 + static_cast<size_t>(hidden_size_)) * sizeof(float); }
   size_t counts_bytes() const { return num_slots_ * sizeof(int32_t); }
-  size_t row_idx(int slot, int position) const {
-    return static_cast<size_t>(slot) * capacity_ + position;
-  }
+  void find_positions(const DispatchInput& input);
   void list_arrivals(ExpertWork& work);
 
   Communicator& comm_;
   int num_slots_;
   int capacity_;
   int hidden_size_;
-  // Room for the worst case is only reserved: pages come as rows use them.
-  std::vector<std::unique_ptr<std::byte[]>> outgoing_;  // [rank]
-  std::vector<std::unique_ptr<float[]>> outputs_;  // [source rank]: [slot, capacity, hidden_size]
-  std::vector<int32_t> position_of_;               // [token, column]: place in the slot's rows
-  std::vector<Target> targets_;                    // of the batch in flight
-  std::vector<Bytes> sent_, received_;             // [rank]
+  // [rank]. Made for the worst case, of which only what rows use takes memory.
+  std::vector<SendBuffer> outgoing_, outputs_;
+  std::vector<int32_t> counts_;         // [rank, slot]: rows to send
+  std::vector<int32_t> next_;           // [rank, slot]: place of the next of them in its message
+  std::vector<int32_t> position_of_;    // [token, column]: place among the rows of its message
+  std::vector<Target> targets_;         // of the batch in flight
+  std::vector<Bytes> sent_, received_;  // [rank]
   ExchangeTraffic traffic_;
 };
 

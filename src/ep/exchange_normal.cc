@@ -19,7 +19,7 @@ Status NormalExchange::dispatch(const DispatchInput& input, ExpertWork& work) {
   hidden_size_ = input.hidden_size;
   measure(input);
   pack(input);
-  if (Status status = comm_.all_to_all(sent_, MessageSizes::kExchanged, received_); !status.ok()) {
+  if (Status status = comm_.all_to_all(sent_, received_); !status.ok()) {
     return status;
   }
   list_arrivals(input.hidden_size, work);
@@ -51,11 +51,11 @@ void NormalExchange::pack(const DispatchInput& input) {
     Outgoing& out = outgoing_[r];
     const size_t rows_at = sizeof(Header) + sizeof(Entry) * out.num_entries;
     const size_t num_bytes = rows_at + out.num_rows * row_bytes;
-    if (out.buffer.size() < num_bytes) out.buffer.resize(num_bytes);
-    *reinterpret_cast<Header*>(out.buffer.data()) = {out.num_entries, out.num_rows};
-    out.entries = reinterpret_cast<Entry*>(out.buffer.data() + sizeof(Header));
-    out.rows = reinterpret_cast<float*>(out.buffer.data() + rows_at);
-    sent_[r] = std::span(out.buffer).first(num_bytes);
+    std::byte* buffer = out.buffer.reserve(comm_, num_bytes);
+    *reinterpret_cast<Header*>(buffer) = {out.num_entries, out.num_rows};
+    out.entries = reinterpret_cast<Entry*>(buffer + sizeof(Header));
+    out.rows = reinterpret_cast<float*>(buffer + rows_at);
+    sent_[r] = {buffer, num_bytes};
     if (r != comm_.rank()) {
       traffic_.num_messages += out.num_rows;
       traffic_.num_bytes += num_bytes + out.num_entries * row_bytes;
@@ -88,6 +88,7 @@ void NormalExchange::list_arrivals(int hidden_size, ExpertWork& work) {
     const float* rows;
   };
   const auto parse = [](Bytes bytes) -> Message {
+    if (bytes.empty()) return {};  // a rank that is gone
     const auto* header = reinterpret_cast<const Header*>(bytes.data());
     const auto* entries = reinterpret_cast<const Entry*>(header + 1);
     return {{entries, static_cast<size_t>(header->num_entries)},
@@ -98,9 +99,8 @@ void NormalExchange::list_arrivals(int hidden_size, ExpertWork& work) {
   for (int r = 0; r < comm_.num_ranks(); ++r) {
     const std::span<const Entry> entries = parse(received_[r]).entries;
     for (const Entry& entry : entries) ++work.first[entry.slot + 1];
-    const size_t num_floats = entries.size() * hidden_size;
-    if (outputs_[r].size() < num_floats) outputs_[r].resize(num_floats);
-    sent_[r] = std::as_bytes(std::span(outputs_[r]).first(num_floats));
+    const size_t num_bytes = entries.size() * hidden_size * sizeof(float);
+    sent_[r] = {outputs_[r].reserve(comm_, num_bytes), num_bytes};
   }
   for (int s = 0; s < num_slots_; ++s) work.first[s + 1] += work.first[s];
   work.rows.resize(work.first[num_slots_]);
@@ -109,7 +109,7 @@ void NormalExchange::list_arrivals(int hidden_size, ExpertWork& work) {
       work.first;  // each slot's start walks to its end, then is shifted back
   for (int r = 0; r < comm_.num_ranks(); ++r) {
     const Message message = parse(received_[r]);
-    float* out = outputs_[r].data();
+    auto* out = reinterpret_cast<float*>(outputs_[r].data());
     for (const Entry& entry : message.entries) {
       const float* row = message.rows + static_cast<size_t>(entry.row_idx) * hidden_size;
       work.rows[next[entry.slot]++] = {row, entry.weight, out};
@@ -121,7 +121,7 @@ void NormalExchange::list_arrivals(int hidden_size, ExpertWork& work) {
 }
 
 Status NormalExchange::combine(std::span<const float*> results) {
-  if (Status status = comm_.all_to_all(sent_, MessageSizes::kExchanged, received_); !status.ok()) {
+  if (Status status = comm_.all_to_all(sent_, received_); !status.ok()) {
     return status;
   }
   for (size_t i = 0; i < targets_.size(); ++i) {

@@ -36,7 +36,7 @@ class NormalExchange {
     int32_t num_entries = 0;
     int32_t num_rows = 0;
     int32_t last_token = -1;
-    std::vector<std::byte> buffer;
+    SendBuffer buffer;
     Entry* entries = nullptr;
     float* rows = nullptr;
   };
@@ -53,8 +53,7 @@ class NormalExchange {
   std::vector<int32_t> entry_of_;   // [token, column]: place in the message to its target's rank
   std::vector<Target> targets_;     // of the batch in flight
   std::vector<Bytes> sent_, received_;  // [rank]
-  std::vector<std::vector<float>>
-      outputs_;  // [source rank]: output rows in the order of its entries
+  std::vector<SendBuffer> outputs_;     // [source rank]: output rows in the order of its entries
   ExchangeTraffic traffic_;
 };
 

@@ -1,0 +1,107 @@
+// What every kind of communicator promises: ranks that are threads, processes of one host, and
+// processes of several.
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <thread>
+
+#include "comm/job_test_support.h"
+#include "comm/thread_group.h"
+
+namespace plimsoll {
+namespace {
+
+using testing::Job;
+
+// No hosts: a ThreadGroup.
+void on_all_ranks(const Job& job, const std::function<void(Communicator&)>& body) {
+  if (job.hosts.empty()) {
+    ThreadGroup group(job.ranks_per_process);
+    std::vector<std::jthread> threads;
+    for (int r = 0; r < group.num_ranks(); ++r) {
+      threads.emplace_back([&, r] { body(*group.connect(r)); });
+    }
+    return;
+  }
+  testing::on_all_processes(job, [&](ProcessMesh& mesh) {
+    auto group = ProcessGroup::create(mesh, job.num_ranks());
+    ASSERT_TRUE(group.ok()) << group.error().message;
+    testing::on_local_ranks(**group, body);
+    (void)mesh.share(std::vector<std::byte>{});  // who leaves earlier fails those that still wait
+  });
+}
+
+class CommunicatorTest : public ::testing::TestWithParam<Job> {};
+
+TEST_P(CommunicatorTest, GathersEveryRanksIntegers) {
+  on_all_ranks(GetParam(), [](Communicator& comm) {
+    std::vector<int32_t> all(2 * comm.num_ranks());
+    for (int round = 0; round < 100; ++round) {
+      const int32_t mine[2] = {comm.rank(), round};
+      ASSERT_TRUE(comm.all_gather(mine, all).ok());
+      for (int r = 0; r < comm.num_ranks(); ++r) {
+        EXPECT_EQ(all[2 * r], r);
+        EXPECT_EQ(all[2 * r + 1], round);
+      }
+      ASSERT_TRUE(comm.all_gather({}, {}).ok());  // all have read: `mine` may go
+    }
+  });
+}
+
+// Messages of all sizes, from memory that ranks share (even rounds) and from other memory (odd).
+TEST_P(CommunicatorTest, DeliversMessagesOfAnySizeToEveryRank) {
+  on_all_ranks(GetParam(), [](Communicator& comm) {
+    const int num_ranks = comm.num_ranks();
+    constexpr int kMost = 5000;
+    std::vector<SendBuffer> shared(num_ranks);
+    std::vector<std::vector<int32_t>> own(num_ranks, std::vector<int32_t>(kMost));
+    const auto length = [](int from, int to, int round) {
+      return (from + to + round) % 4 * (round % 7 == 0 ? kMost / 4 : 1);
+    };
+    std::vector<Bytes> outgoing(num_ranks), incoming(num_ranks);
+    for (int round = 0; round < 100; ++round) {
+      for (int to = 0; to < num_ranks; ++to) {
+        std::byte* shared_bytes = shared[to].reserve(comm, kMost * sizeof(int32_t));
+        auto* numbers = round % 2 == 0 ? reinterpret_cast<int32_t*>(shared_bytes) : own[to].data();
+        const int count = length(comm.rank(), to, round);
+        for (int i = 0; i < count; ++i) numbers[i] = 10000 * comm.rank() + 100 * to + round + i;
+        outgoing[to] = std::as_bytes(std::span(numbers, count));
+      }
+      ASSERT_TRUE(comm.all_to_all(outgoing, incoming).ok());
+      for (int from = 0; from < num_ranks; ++from) {
+        const int count = length(from, comm.rank(), round);
+        ASSERT_EQ(incoming[from].size(), count * sizeof(int32_t));
+        for (int i = 0; i < count; ++i) {
+          int32_t value;
+          std::memcpy(&value, incoming[from].data() + i * sizeof value, sizeof value);
+          ASSERT_EQ(value, 10000 * from + 100 * comm.rank() + round + i);
+        }
+      }
+      ASSERT_TRUE(comm.all_gather({}, {}).ok());  // all have read: the buffers are ours again
+    }
+  });
+}
+
+TEST_P(CommunicatorTest, FailsInsteadOfWaitingForARankThatLeft) {
+  on_all_ranks(GetParam(), [](Communicator& comm) {
+    if (comm.rank() == 1) return comm.leave();
+    std::vector<int32_t> all(comm.num_ranks());
+    const int32_t mine[1] = {comm.rank()};
+    EXPECT_FALSE(comm.all_gather(mine, all).ok());
+    std::vector<Bytes> outgoing(comm.num_ranks()), incoming(comm.num_ranks());
+    EXPECT_FALSE(comm.all_to_all(outgoing, incoming).ok());
+    comm.leave();
+  });
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds,
+                         CommunicatorTest,
+                         ::testing::Values(Job{{}, 5},
+                                           Job{{"a"}, 2},
+                                           Job{{"a", "a", "a"}, 1},
+                                           Job{{"a", "a"}, 3},
+                                           Job{{"a", "b"}, 1},
+                                           Job{{"a", "a", "b", "b"}, 2}));
+
+}  // namespace
+}  // namespace plimsoll
