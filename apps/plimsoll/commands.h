@@ -27,6 +27,7 @@ Result<int> run_generate(const Settings& settings);
 Result<int> run_eval(const Settings& settings);
 Result<int> run_bench(const Settings& settings);
 Result<int> run_bench_serving(const Settings& settings);
+Result<int> run_follower(const Settings& settings);  // of a serving command, in processes but 0
 Result<int> run_demo(const Settings& settings);
 Result<int> run_serve(const Settings& settings);
 Result<int> run_router(const Settings& settings);

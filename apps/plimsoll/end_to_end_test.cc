@@ -1,75 +1,15 @@
 // The command as a user meets it: exit statuses, what goes to stdout and what to stderr, refusals
 // before weights load, and the loop of recording, planning and replaying.
-#include <gtest/gtest.h>
-#include <sys/wait.h>
-
 #include <algorithm>
-#include <cstdlib>
-#include <filesystem>
-#include <fstream>
-#include <nlohmann/json.hpp>
 #include <numeric>
-#include <sstream>
+
+#include "command_test_support.h"
 
 namespace plimsoll {
 namespace {
 
-namespace fs = std::filesystem;
-using nlohmann::json;
-
-const std::string kRoot = PLIMSOLL_SOURCE_DIR;
-const std::string kDemo = " --model " + kRoot + "/demo/model";
-const std::string kDemoGolden = kDemo + " --golden " + kRoot + "/demo/golden.safetensors";
-
-std::string read_file(const fs::path& path) {
-  std::ostringstream text;
-  text << std::ifstream(path, std::ios::binary).rdbuf();
-  return text.str();
-}
-
-// A folder of the running test's own, empty at its start.
-fs::path scratch() {
-  const auto* test = testing::UnitTest::GetInstance()->current_test_info();
-  const fs::path folder = fs::path(testing::TempDir()) / (std::string("plimsoll_") + test->name());
-  static std::string prepared;
-  if (prepared != folder) {
-    fs::remove_all(folder);
-    fs::create_directories(folder);
-    prepared = folder;
-  }
-  return folder;
-}
-
-struct Outcome {
-  int status = -1;
-  std::string out;
-  std::string err;
-};
-
-// `arguments` as a shell reads them.
-Outcome plimsoll(const std::string& arguments) {
-  const fs::path out = scratch() / "stdout", err = scratch() / "stderr";
-  const std::string command = std::string(PLIMSOLL_COMMAND) + " " + arguments + " </dev/null >" +
-                              out.string() + " 2>" + err.string();
-  const int status = std::system(command.c_str());
-  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_file(out), read_file(err)};
-}
-
-json result_of(const std::string& arguments) {
-  const Outcome outcome = plimsoll(arguments + " --json");
-  EXPECT_EQ(outcome.status, 0) << arguments << "\n" << outcome.err;
-  json result = json::parse(outcome.out, nullptr, false);
-  EXPECT_TRUE(result.is_object()) << outcome.out;
-  return result;
-}
-
 std::string first_text(const std::string& arguments) {
   return result_of("generate" + kDemo + " --max-tokens 24 " + arguments)["completions"][0]["text"];
-}
-
-testing::AssertionResult contains(const std::string& text, const std::string& part) {
-  if (text.find(part) != text.npos) return testing::AssertionSuccess();
-  return testing::AssertionFailure() << "'" << part << "' is not in: " << text;
 }
 
 TEST(EndToEnd, HelpAndVersionAreResults) {

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "comm/mpi_launch.h"
 #include "command_line.h"
 #include "help.h"
 #include "terminal.h"
@@ -14,16 +15,42 @@ using namespace plimsoll;
 namespace {
 
 // A request that cannot be met as it was made is wrong usage; anything else just failed.
-int report(const Error& error) {
-  talk("plimsoll: " + error.message);
+int report(const Error& error, const std::string& who = "") {
+  talk("plimsoll" + who + ": " + error.message);
   return error.code == ErrorCode::kInvalidArgument ? kExitUsage : kExitFailed;
 }
 
+// A job of several processes has a rank in each, unless --ep-size says more.
+void join_job(ProcessMesh& mesh, Settings& settings) {
+  settings.engine.mesh = &mesh;
+  if (settings.engine.ep_size == 1) settings.engine.ep_size = mesh.num_processes();
+}
+
+// In process 0 of a job the command runs; the others hold ranks for it.
+Result<int> run_in_job(const Command& command, const Settings& settings, ProcessMesh& mesh) {
+  const Result<int> status = mesh.process() == 0 ? command.run(settings) : run_follower(settings);
+  if (!status) mesh.set_goodbye(status.error().message);
+  return status;
+}
+
 int run(const Invocation& invocation) {
-  for (const std::string& note : invocation.notes) talk("note: " + note);
-  talk(command_line_of(*invocation.command, invocation.settings));
-  const Result<int> status = invocation.command->run(invocation.settings);
-  return status ? *status : report(status.error());
+  const Command& command = *invocation.command;
+  Settings settings = invocation.settings;
+  if (!(command.id & kServing) && launched_processes() > 1) {
+    return report(invalid_argument(std::string(command.name) +
+                                   " runs in one process; start it without mpirun"));
+  }
+  const auto mesh = join_launched(settings.engine.rank_timeout_seconds);
+  if (!mesh) return report(mesh.error());
+  if (*mesh) join_job(**mesh, settings);
+  const int process = *mesh ? (*mesh)->process() : 0;
+  if (process == 0) {
+    for (const std::string& note : invocation.notes) talk("note: " + note);
+    talk(command_line_of(command, settings));
+  }
+  const Result<int> status = *mesh ? run_in_job(command, settings, **mesh) : command.run(settings);
+  if (status) return *status;
+  return report(status.error(), process > 0 ? " (process " + std::to_string(process) + ")" : "");
 }
 
 int run_words(const std::vector<std::string>& words) {

@@ -138,7 +138,18 @@ const std::vector<Option> kOptions = {
      .field = [](Settings& s) -> Field { return &s.engine.ep_size; },
      .min = 1,
      .max = 1024,
-     .help = "Expert-parallel ranks; here each is a thread, pinned to a core where cores suffice."},
+     .help =
+         "Expert-parallel ranks; each is a thread, pinned to a core where cores suffice. Spread "
+         "evenly over the processes that mpirun started, one in each unless more are asked for."},
+    {.name = "rank-timeout-seconds",
+     .section = kParallel,
+     .value_name = "S",
+     .commands = kServing,
+     .field = [](Settings& s) -> Field { return &s.engine.rank_timeout_seconds; },
+     .min = 1,
+     .max = 3600,
+     .help = "Where several processes hold the ranks (mpirun): one that has not been heard of for "
+             "so long is given up. Heartbeats come however long a step takes."},
     {.name = "nnodes",
      .section = kParallel,
      .value_name = "N",

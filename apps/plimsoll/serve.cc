@@ -52,12 +52,13 @@ Result<int> run_serve(const Settings& settings) {
   if (!engine) return engine.error();
   server.serve(std::move(*engine), std::move(*tokenizer));
   talk("ready");
-  while (!signals.wait()) {
-    if (!server.healthy()) return Error{ErrorCode::kUnavailable, "the engine has failed"};
+  while (!signals.wait() && server.engine_health().ok()) {
   }
-  talk("finishing what runs; another signal ends at once");
+  if (server.engine_health().ok()) talk("finishing what runs; another signal ends at once");
   signals.release();
-  server.drain();
+  server.drain();  // who still waits for an answer hears of a failure as well
+  const Status health = server.engine_health();
+  if (!health.ok()) return unavailable("the engine has failed: " + health.error().message);
   return kExitDone;
 }
 

@@ -1,7 +1,10 @@
 #include "engine/engine.h"
 
+#include <algorithm>
 #include <chrono>
 
+#include "comm/byte_stream.h"
+#include "engine/process_steps.h"
 #include "model/checkpoint.h"
 
 namespace plimsoll {
@@ -34,30 +37,101 @@ Status check_arrived(const Request& request, const ModelConfig& config) {
                           " but the last, in all layers");
 }
 
+// The experts with a slot on the given ranks.
+ExpertFilter experts_of(const Placement& placement, RankBlock ranks) {
+  const int slots_per_rank = placement.slots_per_rank();
+  return [&placement, slots_per_rank, ranks](int layer_idx, int expert) {
+    const auto slots = placement.layer(layer_idx).subspan(ranks.first * slots_per_rank,
+                                                          ranks.count * slots_per_rank);
+    return std::ranges::find(slots, expert) != slots.end();
+  };
+}
+
+// What must be equal in all processes, as far as files and flags could make it differ.
+std::vector<std::byte> fingerprint(const EngineSetup& setup) {
+  ByteWriter writer;
+  writer(setup.layout.placement.physical_to_logical, setup.moe.backend,
+         setup.moe.max_dispatch_tokens_per_rank, setup.moe.hidden_size, setup.moe.top_k,
+         setup.moe.route.algorithm, setup.moe.route.waterfill, setup.recorder.has_value());
+  return std::move(writer).take();
+}
+
+// Every process says whether it got this far; all go on, or none.
+Status agree(ProcessMesh* mesh, const Status& mine) {
+  if (mesh == nullptr) return mine;
+  const auto all = mesh->share(mine.ok() ? Result<std::vector<std::byte>>(std::vector<std::byte>{})
+                                         : mine.error());
+  return all.ok() ? ok_status() : Status(all.error());
+}
+
+Status agree_on_setup(ProcessMesh* mesh, const Result<EngineSetup>& setup) {
+  if (mesh == nullptr) return setup.ok() ? ok_status() : Status(setup.error());
+  const auto all =
+      mesh->share(setup.ok() ? Result<std::vector<std::byte>>(fingerprint(*setup)) : setup.error());
+  if (!all.ok()) return all.error();
+  for (int p = 1; p < mesh->num_processes(); ++p) {
+    if ((*all)[p] == (*all)[0]) continue;
+    return invalid_argument(mesh->name(p) +
+                            " has other options, or another placement, than process 0; give all "
+                            "processes the same command line and files");
+  }
+  return ok_status();
+}
+
+Result<EngineSetup> make_setup(const EngineOptions& options) {
+  const Result<ModelConfig> config = load_config(options.model_dir);
+  return config.ok() ? check_options(options, *config) : Result<EngineSetup>(config.error());
+}
+
+// With one process these are all experts: a placement leaves out none.
+Result<ModelWeights> load_held(const EngineOptions& options,
+                               const EngineSetup& setup,
+                               const ProcessMesh* mesh) {
+  const Result<Checkpoint> checkpoint = Checkpoint::open(options.model_dir);
+  if (!checkpoint.ok()) return checkpoint.error();
+  const Placement& placement = setup.layout.placement;
+  const RankBlock ranks =
+      mesh ? ranks_of(mesh->process(), mesh->num_processes(), placement.num_ranks)
+           : RankBlock{0, placement.num_ranks};
+  return load_weights(*checkpoint, checkpoint->config(), experts_of(placement, ranks));
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Engine>> Engine::create(const EngineOptions& options) {
-  Result<ModelConfig> config = load_config(options.model_dir);
-  if (!config.ok()) return config.error();
-  Result<EngineSetup> setup = check_options(options, *config);
-  if (!setup.ok()) return setup.error();
-
-  const Result<Checkpoint> checkpoint = Checkpoint::open(options.model_dir);
-  if (!checkpoint.ok()) return checkpoint.error();
-  Result<ModelWeights> weights = load_weights(*checkpoint, *config);
-  if (!weights.ok()) return weights.error();
-  return std::unique_ptr<Engine>(new Engine(std::move(*weights), std::move(*setup), options));
+  ProcessMesh* const mesh = options.mesh;
+  Result<EngineSetup> setup = make_setup(options);
+  if (Status status = agree_on_setup(mesh, setup); !status.ok()) return status.error();
+  Result<ModelWeights> weights = load_held(options, *setup, mesh);
+  if (Status status = agree(mesh, weights.ok() ? ok_status() : Status(weights.error()));
+      !status.ok()) {
+    return status.error();
+  }
+  std::unique_ptr<ProcessGroup> processes;
+  if (mesh != nullptr) {
+    auto group = ProcessGroup::create(*mesh, options.ep_size);
+    if (!group.ok()) return group.error();
+    processes = std::move(*group);
+  }
+  return std::unique_ptr<Engine>(
+      new Engine(std::move(*weights), std::move(*setup), options, std::move(processes)));
 }
 
-Engine::Engine(ModelWeights weights, EngineSetup setup, const EngineOptions& options)
+Engine::Engine(ModelWeights weights,
+               EngineSetup setup,
+               const EngineOptions& options,
+               std::unique_ptr<ProcessGroup> processes)
     : weights_(std::move(weights)),
       setup_(std::move(setup)),
       recorder_(setup_.recorder ? std::optional<Recorder>(*setup_.recorder) : std::nullopt),
+      mesh_(options.mesh),
+      processes_(std::move(processes)),
       team_(weights_,
             setup_.layout,
             setup_.moe,
-            recorder_ ? &*recorder_ : nullptr,
-            options.pin_ranks),
+            recorder_or_null(),
+            options.pin_ranks,
+            processes_.get()),
       scheduler_(setup_.limits),
       eplb_algorithm_(options.eplb_algorithm) {
   if (!setup_.rebalance) return;
@@ -65,6 +139,21 @@ Engine::Engine(ModelWeights weights, EngineSetup setup, const EngineOptions& opt
     plimsoll::switch_layer(setup_.layout, next);  // all ranks share the experts
     return ok_status();
   });
+}
+
+Engine::~Engine() {
+  if (leads()) end_steps(*mesh_);
+}
+
+Status Engine::follow() {
+  return follow_steps({*mesh_, team_, recorder_or_null()});
+}
+
+Status Engine::health() const {
+  for (int p = 0; mesh_ != nullptr && p < mesh_->num_processes(); ++p) {
+    if (!mesh_->alive(p)) return mesh_->death(p);
+  }
+  return ok_status();
 }
 
 Status Engine::check(const Request& request) const {
@@ -81,6 +170,9 @@ Status Engine::check(const Request& request) const {
                               ", but the vocabulary has " + std::to_string(config().vocab_size));
     }
   }
+  if (mesh_ != nullptr && (request.state || request.hand_over)) {
+    return unsupported("a sequence cannot be handed over where several processes hold the ranks");
+  }
   return request.state ? check_arrived(request, config()) : ok_status();
 }
 
@@ -91,6 +183,9 @@ Status Engine::submit(Request request) {
 }
 
 Status Engine::switch_layer(int layer_idx, std::span<const int32_t> slots) {
+  if (mesh_ != nullptr) {
+    return unsupported("a placement cannot be switched where several processes hold the ranks");
+  }
   Result<LayerLayout> next =
       make_layer_layout(setup_.layout.placement, layer_idx, slots, setup_.moe.route);
   if (!next.ok()) return next.error();
@@ -103,7 +198,9 @@ Status Engine::step(std::vector<RequestUpdate>& updates) {
   pending_.clear();
   if (rebalancer_) rebalancer_->before_step();
   plan_ = scheduler_.plan();
-  if (Status status = team_.run(plan_, result_); !status.ok()) return status;
+  Status ran = leads() ? lead_step({*mesh_, team_, recorder_or_null()}, plan_, result_)
+                       : team_.run(plan_, result_);
+  if (!ran.ok()) return ran;
   if (recorder_) end_recorded_pass();
   if (rebalancer_) rebalancer_->after_step(result_);
   scheduler_.apply(plan_, result_, updates);

@@ -1,6 +1,7 @@
-// The engine: R ranks of one process stepping together over the requests it is given.
+// The engine: R ranks stepping together over the requests it is given.
 //
-// Used by one thread at a time: submit, step until idle, read the updates.
+// Used by one thread at a time: submit, step until idle, read the updates. Where several processes
+// hold the ranks, each creates the engine; process 0 uses it, and the others follow.
 #pragma once
 
 #include <memory>
@@ -18,8 +19,14 @@ namespace plimsoll {
 
 class Engine {
  public:
-  // Checks the options, then loads the weights and starts the ranks.
+  // Checks the options, then loads the weights and starts the ranks. All processes of options.mesh
+  // call this at once; what fails in one of them fails in all.
   static Result<std::unique_ptr<Engine>> create(const EngineOptions& options);
+  ~Engine();
+  // In processes other than 0: runs what process 0 asks for until its engine is gone, or fails.
+  Status follow();
+  // Whether every process with ranks still lives.
+  Status health() const;
 
   const ModelConfig& config() const { return weights_.config; }
   const EngineSetup& setup() const { return setup_; }
@@ -61,12 +68,19 @@ class Engine {
   const Recorder* recorder() const { return recorder_ ? &*recorder_ : nullptr; }
 
  private:
-  Engine(ModelWeights weights, EngineSetup setup, const EngineOptions& options);
+  Engine(ModelWeights weights,
+         EngineSetup setup,
+         const EngineOptions& options,
+         std::unique_ptr<ProcessGroup> processes);
+  bool leads() const { return mesh_ != nullptr && mesh_->process() == 0; }
+  Recorder* recorder_or_null() { return recorder_ ? &*recorder_ : nullptr; }
   void end_recorded_pass();
 
   ModelWeights weights_;
   EngineSetup setup_;
   std::optional<Recorder> recorder_;
+  ProcessMesh* mesh_;                        // null: one process
+  std::unique_ptr<ProcessGroup> processes_;  // of the mesh
   RankTeam team_;
   Scheduler scheduler_;
   std::optional<Rebalancer> rebalancer_;

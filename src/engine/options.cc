@@ -71,6 +71,10 @@ Status check_role(const EngineOptions& options) {
     return invalid_argument("--disaggregation-mode is " + quoted(role) +
                             "; choose one of null, prefill, decode");
   }
+  if (options.mesh != nullptr) {
+    return unsupported("--disaggregation-mode " + role +
+                       " needs all ranks in one process; start it without mpirun");
+  }
   const std::string mode = role == "prefill" ? "normal" : "low_latency";
   if (options.moe_a2a_backend == "none") {
     return invalid_argument("--disaggregation-mode " + role +
@@ -103,8 +107,15 @@ Status check_numbers(const EngineOptions& options) {
   }
   if (options.ep_size > kMaxRanks) {
     return invalid_argument("--ep-size is " + std::to_string(options.ep_size) +
-                            ", expected at most " + std::to_string(kMaxRanks) +
-                            " ranks in one process");
+                            ", expected at most " + std::to_string(kMaxRanks) + " ranks");
+  }
+  const int num_processes = options.mesh ? options.mesh->num_processes() : 1;
+  if (options.ep_size % num_processes != 0) {
+    return invalid_argument("--ep-size is " + std::to_string(options.ep_size) + ", but " +
+                            std::to_string(num_processes) +
+                            " processes were started, and each holds as many ranks as the others; "
+                            "make --ep-size a multiple of " +
+                            std::to_string(num_processes));
   }
   const int buffer_size = options.expert_distribution_recorder_buffer_size;
   if (buffer_size == 0 || buffer_size < -1) {
@@ -144,6 +155,11 @@ Status check_rebalancing(const EngineOptions& options) {
       }
     }
     return ok_status();
+  }
+  if (options.mesh != nullptr) {
+    return unsupported(
+        "--enable-eplb moves experts between ranks of one process only; start without mpirun, or "
+        "drop --enable-eplb");
   }
   if (options.ep_size < 2) {
     return invalid_argument(

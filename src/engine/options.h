@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "comm/process_mesh.h"
 #include "engine/rebalancer.h"
 #include "engine/scheduler.h"
 #include "ep/moe_rank.h"
@@ -15,12 +16,14 @@
 
 namespace plimsoll {
 
-inline constexpr int kMaxRanks = 256;  // threads of one process
+inline constexpr int kMaxRanks = 256;  // of all processes together
 
 struct EngineOptions {
   std::string model_dir;
 
   int ep_size = 1;
+  ProcessMesh* mesh = nullptr;  // the processes that hold the ranks; null: this one alone
+  double rank_timeout_seconds = 10;
   std::string moe_a2a_backend = "deepep";    // none, deepep
   std::string deepep_mode = "auto";          // auto, normal, low_latency
   std::string disaggregation_mode = "null";  // null, prefill, decode

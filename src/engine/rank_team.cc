@@ -31,19 +31,24 @@ RankTeam::RankTeam(const ModelWeights& weights,
                    const MoeLayout& layout,
                    const MoeOptions& options,
                    Recorder* recorder,
-                   bool pin_ranks)
-    : group_(layout.placement.num_ranks),
-      meeting_(layout.placement.num_ranks + 1),
-      statuses_(layout.placement.num_ranks, ok_status()) {
+                   bool pin_ranks,
+                   ProcessGroup* processes)
+    : local_(processes ? processes->local() : RankBlock{0, layout.placement.num_ranks}),
+      group_(layout.placement.num_ranks),
+      meeting_(local_.count + 1),
+      statuses_(local_.count, ok_status()) {
   const std::vector<int> cores = allowed_cores();
-  for (int r = 0; r < num_ranks(); ++r) {
-    communicators_.push_back(group_.connect(r));
+  const int first_core = processes ? processes->first_host_rank() : 0;
+  const int num_host_ranks = processes ? processes->num_host_ranks() : num_ranks();
+  pin_ranks = pin_ranks && num_host_ranks <= static_cast<int>(cores.size());
+  for (int r = local_.first; r < local_.first + local_.count; ++r) {
+    communicators_.push_back(processes ? processes->connect(r) : group_.connect(r));
     workers_.push_back(std::make_unique<RankWorker>(
         weights, *communicators_.back(), layout, options, recorder ? &recorder->rank(r) : nullptr));
   }
-  for (int r = 0; r < num_ranks(); ++r) {
-    threads_.emplace_back([this, r] { serve(r); });
-    if (pin_ranks && num_ranks() <= static_cast<int>(cores.size())) pin(threads_.back(), cores[r]);
+  for (int i = 0; i < local_.count; ++i) {
+    threads_.emplace_back([this, i] { serve(i); });
+    if (pin_ranks) pin(threads_.back(), cores[first_core + i]);
   }
 }
 
@@ -65,16 +70,17 @@ Status RankTeam::run(const StepPlan& plan, StepResult& result) {
   return ok_status();
 }
 
-void RankTeam::serve(int rank) {
-  Status& status = statuses_[rank];
+void RankTeam::serve(int idx) {
+  const int rank = local_.first + idx;
+  Status& status = statuses_[idx];
   while (true) {
     meeting_.arrive_and_wait();
     if (plan_ == nullptr) return;
     // Every rank knows the whole routing; one of them writes it down.
     StepBalance* balance = rank == 0 ? &result_->balance : nullptr;
     if (status.ok()) {
-      status = workers_[rank]->run(plan_->ranks[rank], plan_->mode, result_->ranks[rank], balance);
-      if (!status.ok()) communicators_[rank]->leave();
+      status = workers_[idx]->run(plan_->ranks[rank], plan_->mode, result_->ranks[rank], balance);
+      if (!status.ok()) communicators_[idx]->leave();
     }
     meeting_.arrive_and_wait();
   }

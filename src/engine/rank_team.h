@@ -6,6 +6,7 @@
 #include <thread>
 #include <vector>
 
+#include "comm/process_group.h"
 #include "comm/thread_group.h"
 #include "engine/rank_worker.h"
 #include "engine/step.h"
@@ -14,15 +15,17 @@ namespace plimsoll {
 
 class RankTeam {
  public:
-  // Starts one thread for each rank of the layout. `weights`, `layout` and `recorder` (or null)
-  // must outlive the team.
+  // Starts one thread for each rank of the layout, or for those that `processes` (or null) has in
+  // this process. `weights`, `layout`, `recorder` (or null) and `processes` must outlive the team.
   RankTeam(const ModelWeights& weights,
            const MoeLayout& layout,
            const MoeOptions& options,
            Recorder* recorder,
-           bool pin_ranks);
+           bool pin_ranks,
+           ProcessGroup* processes = nullptr);
   ~RankTeam();
 
+  // Of all processes.
   int num_ranks() const { return group_.num_ranks(); }
 
   // Between steps only.
@@ -30,13 +33,15 @@ class RankTeam {
     for (const auto& worker : workers_) worker->set_layer_sink(sink);
   }
 
-  // One step on all ranks. An error ends the team: every later call returns it again.
+  // One step on all ranks of this process. An error ends the team: every later call returns it
+  // again.
   Status run(const StepPlan& plan, StepResult& result);
 
  private:
-  void serve(int rank);
+  void serve(int idx);
 
-  ThreadGroup group_;
+  RankBlock local_;    // the ranks of this process; below, [idx] is rank local_.first + idx
+  ThreadGroup group_;  // where there are no other processes
   std::vector<std::unique_ptr<Communicator>> communicators_;
   std::vector<std::unique_ptr<RankWorker>> workers_;
 
@@ -44,7 +49,7 @@ class RankTeam {
   std::barrier<> meeting_;
   const StepPlan* plan_ = nullptr;  // null: time to stop
   StepResult* result_ = nullptr;
-  std::vector<Status> statuses_;  // [rank], of the last step
+  std::vector<Status> statuses_;  // [idx], of the last step
   std::vector<std::jthread> threads_;
 };
 

@@ -44,6 +44,11 @@ class RankRecorder {
   // topk_ids: [num_tokens, top_k], logical; -1: none.
   void record_layer(int layer_idx, std::span<const int32_t> topk_ids);
 
+  // For a rank in another process: there Recorder::start and stop are not called, and its pass is
+  // carried here before Recorder::end_pass.
+  void set_recording(bool recording) { recording_ = recording; }
+  RecordedPass& pass() { return pass_; }
+
  private:
   friend class Recorder;
   RecorderOptions options_;

@@ -38,7 +38,9 @@ Status EngineLoop::submit(std::vector<Request> requests,
                           RequestListener listener,
                           const std::string& prefill_server) {
   if (draining_) return unavailable("the server is shutting down");
-  if (!healthy_) return unavailable("the engine has failed; see the server's log");
+  if (Status status = health(); !status.ok()) {
+    return unavailable("the engine has failed: " + status.error().message);
+  }
   for (const Request& request : requests) {
     if (Status status = engine_->check(request); !status.ok()) return status;
   }
@@ -69,7 +71,8 @@ void EngineLoop::start(Request request, const std::string& prefill_server) {
     return;
   }
   const int64_t id = request.id;
-  if (Status status = engine_->submit(std::move(request)); !status.ok()) fail(id, status.error());
+  const Status status = healthy_ ? engine_->submit(std::move(request)) : failure_;
+  if (!status.ok()) fail(id, status.error());
 }
 
 void EngineLoop::hand_over(int64_t request_id, Result<HandedOver> handed) {
@@ -138,7 +141,7 @@ void EngineLoop::post(std::function<void(Engine&)> action) {
 void EngineLoop::drain() {
   draining_ = true;
   std::unique_lock lock(mutex_);
-  while (num_live_ > 0 && healthy_) changed_.wait_for(lock, std::chrono::milliseconds(20));
+  while (num_live_ > 0) changed_.wait_for(lock, std::chrono::milliseconds(20));
 }
 
 void EngineLoop::serve() {
@@ -209,6 +212,7 @@ void EngineLoop::measure(Live& live, const RequestUpdate& update) {
 }
 
 void EngineLoop::fail_all(const Error& error) {
+  failure_ = error;
   healthy_ = false;
   for (auto& [id, live] : live_) live.listener(error);
   num_live_ -= static_cast<int64_t>(live_.size());

@@ -75,7 +75,8 @@ class EngineLoop {
   // Refuses new requests from now on, and returns when the last one has ended.
   void drain();
   bool draining() const { return draining_; }
-  bool healthy() const { return healthy_; }
+  // Why it serves no longer, or ok.
+  Status health() const { return healthy_ ? engine_->health() : failure_; }
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -111,6 +112,7 @@ class EngineLoop {
   bool stopping_ = false;
   std::atomic<bool> draining_ = false;
   std::atomic<bool> healthy_ = true;
+  Status failure_ = ok_status();  // once it is not healthy
   std::atomic<int64_t> next_id_ = 1;
   std::atomic<int64_t> num_live_ = 0;
 

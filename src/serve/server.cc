@@ -163,15 +163,15 @@ void Server::drain() {
   http_.stop();
 }
 
-bool Server::healthy() const {
-  return ready_ && loop_->healthy();
+Status Server::engine_health() const {
+  return ready_ ? loop_->health() : unavailable("the model is still loading");
 }
 
 void Server::health(const HttpRequest&, const std::shared_ptr<HttpReply>& reply) {
-  const char* status = !ready_             ? "loading"
-                       : loop_->draining() ? "shutting down"
-                       : !loop_->healthy() ? "failed"
-                                           : "ok";
+  const char* status = !ready_                 ? "loading"
+                       : loop_->draining()     ? "shutting down"
+                       : !loop_->health().ok() ? "failed"
+                                               : "ok";
   Json answer = {{"status", status}};
   if (options_.disaggregation.active()) answer["role"] = options_.disaggregation.mode;
   if (prefill_service_) answer["bootstrap_port"] = prefill_service_->port();

@@ -49,7 +49,8 @@ class Server {
   void serve(std::unique_ptr<Engine> engine, Tokenizer tokenizer);
   // Finishes what runs, refuses what is new, then closes.
   void drain();
-  bool healthy() const;
+  // Why it serves no longer, or ok.
+  Status engine_health() const;
 
  private:
   struct Route;
