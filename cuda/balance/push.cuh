@@ -89,6 +89,7 @@ class Pusher {
       } else if (const int out = lowest_out(rank, label); out >= 0) {
         const int in = lowest_in(t_.arc_item[out]);
         if (in >= 0) {
+          __syncwarp();  // a way back has been read
           if (b_.lane == 0) s_.path[2 * depth] = out, s_.path[2 * depth + 1] = in;
           __syncwarp();
           ++depth;
