@@ -65,8 +65,9 @@ struct RouteOptions {
 // src/balance/local_start.h. Ranks that share experts, directly or through others, form a tree;
 // places list the ranks tree by tree, parents before their children. An arc is one of the graph's.
 struct SpreadTables {
-  std::vector<int32_t> response;  // [num_ranks, num_ranks], potential here by a unit too much there
-  std::vector<int32_t> rank;      // [places]
+  // [num_ranks, num_ranks], potential here by a unit too much there; empty above 128 ranks.
+  std::vector<int32_t> response;
+  std::vector<int32_t> rank;         // [places]
   std::vector<int32_t> subtree_end;  // [places], the place after its last descendant
   std::vector<int32_t> tree_begin;   // [places]
   std::vector<int32_t> tree_end;     // [places]

@@ -53,14 +53,19 @@ void add_potentials(const RouteTables& t, RouteWorkspace& w) {
   }
 }
 
+// Without a response, an item sees the ranks as the items before it have left them.
 void pour_items(const RouteTables& t, RouteWorkspace& w) {
   const LevelGraph& g = t.graph;
   for (int item = 0; item < g.num_items; ++item) {
     if (t.item_expert[item] < 0) continue;  // every rank has it: no unit is free
     int64_t num_free = 0;
     for (int arc = g.item_begin[item]; arc < g.item_begin[item + 1]; ++arc) {
+      const int rank = g.arc_rank[arc];
       num_free += w.start_amount[arc] - w.level.local[arc];
-      w.start_load[g.arc_rank[arc]] -= w.start_amount[arc];
+      w.start_load[rank] -= w.start_amount[arc];
+      if (t.spread.response.empty()) {
+        w.potential[rank] = std::clamp(surplus(w, rank), -kMaxHeight, kMaxHeight);
+      }
     }
     pour(t, w, item, num_free);
     for (int arc = g.item_begin[item]; arc < g.item_begin[item + 1]; ++arc) {
@@ -136,7 +141,7 @@ void start_in_equal_shares(const RouteTables& t,
 }
 
 void spread_free_units(const RouteTables& t, RouteWorkspace& w) {
-  if (t.spread.response.empty()) return;
+  if (t.spread.rank.empty()) return;
   std::fill(w.potential.begin(), w.potential.end(), 0);
   std::copy_n(w.fixed_load.begin(), t.num_ranks, w.target.begin());
   for (int arc = 0; arc < t.graph.num_arcs(); ++arc) {
@@ -144,7 +149,7 @@ void spread_free_units(const RouteTables& t, RouteWorkspace& w) {
   }
   for (int r = 0; r < t.num_ranks; ++r) w.target[r] = std::max(w.target[r], w.level.capacity[r]);
   for (int round = 0; round < kSpreadRounds; ++round) {
-    add_potentials(t, w);
+    if (!t.spread.response.empty()) add_potentials(t, w);
     pour_items(t, w);
   }
   level_trees(t, w);

@@ -23,6 +23,7 @@ class TreeWalk {
 
   void run() {
     find_parents();
+    list_children();
     for (int r = 0; r < g_.num_ranks; ++r) {
       if (out_of_rank_[r] >= 0) continue;
       const int begin = num_placed_;
@@ -67,14 +68,20 @@ class TreeWalk {
     }
   }
 
+  void list_children() {
+    children_.resize(g_.num_ranks);
+    for (int child = 0; child < g_.num_ranks; ++child) {
+      const int in = in_of_rank_[child];
+      if (in >= 0) children_[g_.arc_rank[in]].push_back(child);
+    }
+  }
+
   void place(int rank) {
     const int at = num_placed_++;
     s_.rank[at] = rank;
     s_.arc_out[at] = out_of_rank_[rank];
     s_.arc_in[at] = in_of_rank_[rank];
-    for (int child = 0; child < g_.num_ranks; ++child) {
-      if (in_of_rank_[child] >= 0 && g_.arc_rank[in_of_rank_[child]] == rank) place(child);
-    }
+    for (const int child : children_[rank]) place(child);
     s_.subtree_end[at] = num_placed_;
   }
 
@@ -82,6 +89,7 @@ class TreeWalk {
   const int first_item_;
   SpreadTables& s_;
   std::vector<int> out_of_rank_, in_of_rank_;
+  std::vector<std::vector<int>> children_;
   int num_placed_ = 0;
 };
 
@@ -134,6 +142,7 @@ std::vector<double> potentials_of_currents(const LevelGraph& g,
 SpreadTables make_spread_tables(const LevelGraph& graph, int first_item) {
   SpreadTables s;
   TreeWalk(graph, first_item, s).run();
+  if (graph.num_ranks > kMaxResponseRanks) return s;
   for (const double potential : potentials_of_currents(graph, first_item, s)) {
     s.response.push_back(static_cast<int32_t>(std::lround(potential * (1 << kResponseBits))));
   }
