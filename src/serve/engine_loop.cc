@@ -1,5 +1,7 @@
 #include "serve/engine_loop.h"
 
+#include <future>
+
 #include "serve/hand_over.h"
 
 namespace plimsoll {
@@ -140,8 +142,14 @@ void EngineLoop::post(std::function<void(Engine&)> action) {
 
 void EngineLoop::drain() {
   draining_ = true;
-  std::unique_lock lock(mutex_);
-  while (num_live_ > 0) changed_.wait_for(lock, std::chrono::milliseconds(20));
+  {
+    std::unique_lock lock(mutex_);
+    while (num_live_ > 0) changed_.wait_for(lock, std::chrono::milliseconds(20));
+  }
+  // The last one is counted off just before its listener is called, on the engine's thread.
+  std::promise<void> all_heard;
+  post([&](Engine&) { all_heard.set_value(); });
+  all_heard.get_future().wait();
 }
 
 void EngineLoop::serve() {

@@ -72,7 +72,8 @@ class EngineLoop {
   // Ends the engine's thread; nothing is computed any more.
   void stop();
 
-  // Refuses new requests from now on, and returns when the last one has ended.
+  // Refuses new requests from now on, and returns when the last one has ended and its listener has
+  // heard of it.
   void drain();
   bool draining() const { return draining_; }
   // Why it serves no longer, or ok.

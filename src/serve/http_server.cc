@@ -1,5 +1,6 @@
 #include "serve/http_server.h"
 
+#include <algorithm>
 #include <atomic>
 #include <boost/asio.hpp>
 #include <boost/beast/core.hpp>
@@ -23,15 +24,17 @@ class Connection;
 
 struct HttpServer::Impl {
   Impl(const HttpLimits& limits, HttpHandler handler)
-      : limits(limits), handler(std::move(handler)), acceptor(io), retry(io) {}
+      : limits(limits), handler(std::move(handler)), acceptor(io), retry(io), stopping(io) {}
 
   void accept();
+  void stop_once_sent(std::chrono::steady_clock::time_point deadline);
 
   HttpLimits limits;
   HttpHandler handler;
   asio::io_context io{1};
   tcp::acceptor acceptor;
   asio::steady_timer retry;  // after accept has failed for want of file descriptors
+  asio::steady_timer stopping;
   std::unordered_set<std::shared_ptr<Connection>> connections;
   std::atomic<int> num_connections = 0;
   std::thread thread;
@@ -47,6 +50,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
         buffer_(kReadBufferBytes) {}
 
   void start() { read_request(/*first=*/true); }
+  bool has_unsent() const { return !unsent_.empty(); }
   void close();
 
   // The answer to request number `request` of this connection; stale ones are ignored.
@@ -74,6 +78,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void watch_for_leaving();
   void queue(std::string bytes);
   void write_next();
+  void count_sent(size_t num_bytes);
   void finish_answer();
 
   HttpServer::Impl& server_;
@@ -86,10 +91,12 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool answering_ = false;  // between a request's dispatch and the last byte queued for it
   bool streaming_ = false;
   bool chunked_ = false;
+  bool head_only_ = false;  // the request is HEAD
   bool keep_alive_ = false;
   bool closed_ = false;
   std::deque<std::string> unsent_;
   size_t num_unsent_bytes_ = 0;
+  size_t num_sent_bytes_ = 0;  // of the first of unsent_
   bool writing_ = false;
   std::function<void()> left_;
 };
@@ -177,6 +184,7 @@ void Connection::expect_within(std::chrono::seconds limit) {
 }
 
 void Connection::read_request(bool first) {
+  head_only_ = false;
   parser_.emplace();
   parser_->header_limit(static_cast<uint32_t>(server_.limits.max_header_bytes));
   parser_->body_limit(server_.limits.max_body_bytes);
@@ -199,6 +207,7 @@ void Connection::on_header(beast::error_code error) {
   if (timed_out_) return refuse(408, "the request did not arrive in time");
   if (error == http::error::end_of_stream || error == asio::error::connection_reset) return close();
   if (error) return refuse(400, "the bytes received are no HTTP request");
+  head_only_ = parser_->get().method() == http::verb::head;
   const auto length = parser_->content_length();
   if (length && *length > server_.limits.max_body_bytes) {
     return refuse(413, "the request's body is larger than this server takes");
@@ -294,7 +303,11 @@ void Connection::send_head(uint64_t request,
   response.body() = body;
   response.prepare_payload();
   std::ostringstream bytes;
-  bytes << response;
+  if (head_only_) {
+    bytes << response.base();
+  } else {
+    bytes << response;
+  }
   queue(bytes.str());
   finish_answer();
 }
@@ -314,7 +327,7 @@ void Connection::begin_stream(uint64_t request, int status, const std::string& t
 }
 
 void Connection::send_chunk(uint64_t request, const std::string& chunk) {
-  if (closed_ || request != request_idx_ || !streaming_ || chunk.empty()) return;
+  if (closed_ || request != request_idx_ || !streaming_ || head_only_ || chunk.empty()) return;
   if (!chunked_) return queue(chunk);
   char size[24];
   std::snprintf(size, sizeof size, "%zx\r\n", chunk.size());
@@ -323,7 +336,7 @@ void Connection::send_chunk(uint64_t request, const std::string& chunk) {
 
 void Connection::end_stream(uint64_t request) {
   if (closed_ || request != request_idx_ || !streaming_) return;
-  if (chunked_) queue("0\r\n\r\n");
+  if (chunked_ && !head_only_) queue("0\r\n\r\n");
   finish_answer();
 }
 
@@ -334,10 +347,11 @@ void Connection::finish_answer() {
   if (!writing_) write_next();
 }
 
+// A whole answer is as large as it is; a stream is limited, for nothing else slows its source down.
 void Connection::queue(std::string bytes) {
   num_unsent_bytes_ += bytes.size();
   unsent_.push_back(std::move(bytes));
-  if (num_unsent_bytes_ > server_.limits.max_unsent_bytes) return close();
+  if (streaming_ && num_unsent_bytes_ > server_.limits.max_unsent_bytes) return close();
   if (!writing_) write_next();
 }
 
@@ -353,16 +367,23 @@ void Connection::write_next() {
   }
   writing_ = true;
   expect_within(server_.limits.write_timeout);
-  asio::async_write(socket_, asio::buffer(unsent_.front()),
-                    [self = shared_from_this()](beast::error_code error, size_t) {
-                      self->writing_ = false;
-                      if (self->closed_) return;
-                      if (error) return self->close();
-                      self->stop_clock();
-                      self->num_unsent_bytes_ -= self->unsent_.front().size();
-                      self->unsent_.pop_front();
-                      self->write_next();
-                    });
+  socket_.async_write_some(asio::buffer(unsent_.front()) + num_sent_bytes_,
+                           [self = shared_from_this()](beast::error_code error, size_t num_bytes) {
+                             self->writing_ = false;
+                             if (self->closed_) return;
+                             if (error) return self->close();
+                             self->stop_clock();
+                             self->count_sent(num_bytes);
+                             self->write_next();
+                           });
+}
+
+void Connection::count_sent(size_t num_bytes) {
+  num_unsent_bytes_ -= num_bytes;
+  num_sent_bytes_ += num_bytes;
+  if (num_sent_bytes_ < unsent_.front().size()) return;
+  unsent_.pop_front();
+  num_sent_bytes_ = 0;
 }
 
 void HttpServer::Impl::accept() {
@@ -425,15 +446,33 @@ int HttpServer::num_connections() const {
   return impl_->num_connections;
 }
 
+void HttpServer::Impl::stop_once_sent(std::chrono::steady_clock::time_point deadline) {
+  const bool waits =
+      std::ranges::any_of(connections, [](const auto& open) { return open->has_unsent(); });
+  if (waits && std::chrono::steady_clock::now() < deadline) {
+    stopping.expires_after(std::chrono::milliseconds(10));
+    return stopping.async_wait([this, deadline](beast::error_code) { stop_once_sent(deadline); });
+  }
+  const auto open = connections;
+  for (const auto& connection : open) connection->close();
+  io.stop();
+}
+
+void HttpServer::drain() {
+  stop_within(impl_->limits.write_timeout);
+}
+
 void HttpServer::stop() {
+  stop_within(std::chrono::seconds(0));
+}
+
+void HttpServer::stop_within(std::chrono::seconds limit) {
   if (!impl_->thread.joinable()) return;
-  asio::post(impl_->io, [impl = impl_] {
+  asio::post(impl_->io, [impl = impl_, deadline = std::chrono::steady_clock::now() + limit] {
     beast::error_code ignored;
     impl->acceptor.close(ignored);
     impl->retry.cancel();
-    const auto open = impl->connections;
-    for (const auto& connection : open) connection->close();
-    impl->io.stop();
+    impl->stop_once_sent(deadline);
   });
   impl_->thread.join();
 }

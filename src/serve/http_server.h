@@ -19,7 +19,7 @@ namespace plimsoll {
 struct HttpLimits {
   size_t max_header_bytes = 16 * 1024;
   size_t max_body_bytes = 4 * 1024 * 1024;
-  size_t max_unsent_bytes = 4 * 1024 * 1024;  // of one connection: a client that does not read
+  size_t max_unsent_bytes = 4 * 1024 * 1024;  // of one stream: a client that does not read
   int max_connections = 8192;
   std::chrono::seconds request_timeout{30};  // from a request's first byte to its last
   std::chrono::seconds idle_timeout{120};    // between requests
@@ -70,12 +70,17 @@ class HttpServer {
   int port() const;
   int num_connections() const;
 
+  // Takes no new connections, lets clients have what has been sent to them, for at most the
+  // write_timeout, and stops.
+  void drain();
   // Closes everything and joins the thread.
   void stop();
 
   struct Impl;
 
  private:
+  void stop_within(std::chrono::seconds limit);
+
   std::shared_ptr<Impl> impl_;
 };
 

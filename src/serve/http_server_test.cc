@@ -26,6 +26,11 @@ class HttpServerTest : public testing::Test {
             is_held_ = true;
             return reply->on_client_left([this] { left_ = true; });
           }
+          if (request.path == "/large") {
+            reply->send(200, "text/plain", std::string(kLargeBytes, 'x'));
+            sent_large_ = true;
+            return;
+          }
           reply->send(200, "text/plain", request.method + " " + request.path + " " + request.body);
         });
     ASSERT_TRUE(server_->start("127.0.0.1", 0).ok());
@@ -37,9 +42,13 @@ class HttpServerTest : public testing::Test {
     return condition();
   }
 
+  // More than a stream may leave unsent, and than the kernel takes.
+  static constexpr size_t kLargeBytes = 24 << 20;
+
   std::shared_ptr<HttpReply> held_;  // of the server's thread
   std::atomic<bool> is_held_ = false;
   std::atomic<bool> left_ = false;
+  std::atomic<bool> sent_large_ = false;
   std::unique_ptr<HttpServer> server_;
 };
 
@@ -104,6 +113,59 @@ TEST_F(HttpServerTest, NoticesThatAClientLeft) {
   }
   EXPECT_TRUE(soon([&] { return left_.load(); }));
   EXPECT_TRUE(soon([&] { return server_->num_connections() == 0; }));
+}
+
+TEST_F(HttpServerTest, SendsAWholeAnswerOfAnySize) {
+  serve();
+  EXPECT_EQ(body_of(ask(server_->port(), "GET", "/large")).size(), kLargeBytes);
+}
+
+TEST_F(HttpServerTest, GivesUpAStreamThatNobodyReads) {
+  serve();
+  TestClient client(server_->port());
+  client.send("GET /never HTTP/1.1\r\nHost: x\r\n\r\n");
+  ASSERT_TRUE(soon([&] { return is_held_.load(); }));
+  held_->begin_stream(200, "text/plain");
+  for (size_t sent = 0; sent < kLargeBytes; sent += 1 << 20) {
+    held_->write(std::string(1 << 20, 'x'));
+  }
+  EXPECT_TRUE(soon([&] { return left_.load(); }));
+}
+
+TEST_F(HttpServerTest, AnswersHeadWithTheHeadAlone) {
+  serve();
+  const auto head_of = [](const std::string& answer) {
+    return answer.substr(0, answer.find("\r\n\r\n"));
+  };
+  for (const char* path : {"/large", "/stream"}) {
+    const std::string answer = ask(server_->port(), "HEAD", path);
+    EXPECT_EQ(head_of(answer), head_of(ask(server_->port(), "GET", path)));
+    EXPECT_EQ(body_of(answer), "");
+  }
+  TestClient client(server_->port());
+  client.send(
+      "HEAD /stream HTTP/1.1\r\nHost: x\r\n\r\n"
+      "GET /next HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+  EXPECT_TRUE(client.receive_all().ends_with("GET /next "));
+}
+
+TEST_F(HttpServerTest, FinishesSendingBeforeItEnds) {
+  serve();
+  TestClient client(server_->port());
+  client.send("GET /large HTTP/1.1\r\nHost: x\r\n\r\n");
+  ASSERT_TRUE(soon([&] { return sent_large_.load(); }));
+  const std::jthread ending([&] { server_->drain(); });
+  EXPECT_TRUE(soon([&] { return !TestClient(server_->port()).connected(); }));
+  EXPECT_EQ(body_of(client.receive_all()).size(), kLargeBytes);
+}
+
+TEST_F(HttpServerTest, WaitsNoLongerThanItMayForAClientThatDoesNotRead) {
+  serve({.write_timeout = std::chrono::seconds(1)});
+  TestClient client(server_->port());
+  client.send("GET /large HTTP/1.1\r\nHost: x\r\n\r\n");
+  ASSERT_TRUE(soon([&] { return sent_large_.load(); }));
+  server_->drain();
+  EXPECT_LT(client.receive_all().size(), kLargeBytes);
 }
 
 TEST_F(HttpServerTest, IdleConnectionsDoNotStopNewOnes) {

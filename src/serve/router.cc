@@ -91,7 +91,7 @@ Status Router::start() {
 void Router::drain() {
   draining_ = true;
   while (num_live_ > 0) std::this_thread::sleep_for(std::chrono::milliseconds(20));
-  http_.stop();
+  http_.drain();
 }
 
 void Router::handle(HttpRequest request, std::shared_ptr<HttpReply> reply) {

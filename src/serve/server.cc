@@ -160,7 +160,7 @@ void Server::after_step(Engine& engine) {
 
 void Server::drain() {
   if (ready_) loop_->drain();
-  http_.stop();
+  http_.drain();
 }
 
 Status Server::engine_health() const {
