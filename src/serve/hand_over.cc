@@ -76,7 +76,7 @@ template <typename Visitor>
 bool visit(Visitor& fields, auto& m) requires requires {
   m.deepep_mode;
 }
-{ return fields(m.version, m.model, m.role, m.deepep_mode, m.max_sequence_tokens); }
+{ return fields(m.version, m.model, m.role, m.deepep_mode); }
 template <typename Visitor>
 bool visit(Visitor& fields, auto& m) requires requires {
   m.refusal;
@@ -153,12 +153,9 @@ bool decode(std::span<const std::byte> bytes, FailedMessage& m) {
 }
 
 std::string mismatch(const HelloMessage& ours, const HelloMessage& theirs) {
-  const auto differ = [](const std::string& what, const auto& here, const auto& there) {
-    return "this " + what + " is " + here + ", the other server's is " + there +
-           "; start both alike";
-  };
   if (ours.version != theirs.version) {
-    return differ("server's version of plimsoll", ours.version, theirs.version);
+    return "this server's version of plimsoll is " + ours.version + ", the other server's is " +
+           theirs.version + "; start both alike";
   }
   if (ours.model != theirs.model) {
     return "the servers have loaded different models; give both the same --model";
@@ -170,10 +167,6 @@ std::string mismatch(const HelloMessage& ours, const HelloMessage& theirs) {
       return "the " + server->role + " server runs with --deepep-mode " + server->deepep_mode +
              ", expected " + expected;
     }
-  }
-  if (ours.max_sequence_tokens != theirs.max_sequence_tokens) {
-    return differ("server's longest sequence", std::to_string(ours.max_sequence_tokens),
-                  std::to_string(theirs.max_sequence_tokens));
   }
   return "";
 }

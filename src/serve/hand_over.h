@@ -26,13 +26,13 @@ enum HandOverKind : uint32_t {
   kCancel,      // nothing: the decode server has lost interest
 };
 
-// Must be the same at both ends.
+// What the two ends must agree on. How long a sequence each holds is its own affair: it refuses
+// what is longer.
 struct HelloMessage {
   std::string version;  // Plimsoll's
   uint64_t model = 0;   // checkpoint_fingerprint
   std::string role;     // of the sender: decode or prefill
   std::string deepep_mode;
-  int64_t max_sequence_tokens = 0;
 };
 
 struct WelcomeMessage {

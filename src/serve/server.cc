@@ -141,7 +141,6 @@ void Server::serve(std::unique_ptr<Engine> engine, Tokenizer tokenizer) {
   hello_.deepep_mode = limits.mode == DeepepMode::kNormal       ? "normal"
                        : limits.mode == DeepepMode::kLowLatency ? "low_latency"
                                                                 : "auto";
-  hello_.max_sequence_tokens = limits.max_sequence_tokens;
   if (prefill_client_) {
     prefill_client_->attach(*loop_, hello_);
     loop_->set_prompt_source(prefill_client_.get());
