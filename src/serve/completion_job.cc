@@ -1,5 +1,6 @@
 #include "serve/completion_job.h"
 
+#include <algorithm>
 #include <chrono>
 
 namespace plimsoll {
@@ -14,6 +15,12 @@ std::string dump(const Json& json) {
 // A token's own text, U+FFFD where it is no whole character.
 std::string token_text(const Tokenizer& tokenizer, int32_t token) {
   return tokenizer.decode({&token, 1});
+}
+
+// Characters that begin in the token; one that is split over tokens counts with its first byte.
+int64_t num_characters(const Tokenizer& tokenizer, int32_t token) {
+  return std::ranges::count_if(tokenizer.token_bytes(token),
+                               [](char byte) { return (byte & 0xC0) != 0x80; });
 }
 
 Json bytes_of(const Tokenizer& tokenizer, int32_t token) {
@@ -133,34 +140,28 @@ void CompletionJob::begin_answer(Choice& choice) {
   if (!request_.echo) return;
   const std::vector<int32_t>& prompt = request_.prompts[choice.index / request_.n];
   Json logprobs;
-  std::string text;
+  std::vector<int32_t> shown;
   for (size_t i = 0; i < prompt.size(); ++i) {
     if (prompt[i] == context_.loop->config().bos_token_id) continue;
-    if (request_.logprobs) {
-      const float logprob = i == 0 ? 0 : -choice.prompt_nll[i - 1];
-      Json entry = token_logprobs(choice, {.token = prompt[i], .logprob = logprob, .top = {}});
-      entry["offset"] = choice.text_offset;
-      choice.text_offset += token_text(*context_.tokenizer, prompt[i]).size();
-      logprobs.push_back(std::move(entry));
-    }
-    text += token_text(*context_.tokenizer, prompt[i]);
+    shown.push_back(prompt[i]);
+    if (!request_.logprobs) continue;
+    const float logprob = i == 0 ? 0 : -choice.prompt_nll[i - 1];
+    Json entry = token_logprobs(choice, {.token = prompt[i], .logprob = logprob, .top = {}});
+    if (i == 0) entry["logprob"] = entry["top_logprobs"] = nullptr;  // nothing comes before it
+    logprobs.push_back(std::move(entry));
   }
-  send_piece(choice, text, std::move(logprobs));
+  send_piece(choice, context_.tokenizer->decode(shown), std::move(logprobs));
 }
 
 void CompletionJob::add_token(Choice& choice, const SampledToken& token) {
   ++choice.num_tokens;
   Json logprobs;
-  if (request_.logprobs) {
-    Json entry = token_logprobs(choice, token);
-    entry["offset"] = choice.text_offset;
-    choice.text_offset += token_text(*context_.tokenizer, token.token).size();
-    logprobs.push_back(std::move(entry));
-  }
+  if (request_.logprobs) logprobs.push_back(token_logprobs(choice, token));
   send_piece(choice, choice.text.push(token.token), std::move(logprobs));
 }
 
-CompletionJob::Json CompletionJob::token_logprobs(const Choice&, const SampledToken& token) const {
+// Of the next token of the choice.
+CompletionJob::Json CompletionJob::token_logprobs(Choice& choice, const SampledToken& token) const {
   const Tokenizer& tokenizer = *context_.tokenizer;
   const auto one = [&](int32_t id, float logprob) {
     return Json{{"token", token_text(tokenizer, id)},
@@ -172,6 +173,8 @@ CompletionJob::Json CompletionJob::token_logprobs(const Choice&, const SampledTo
   for (const TokenLogprob& top : token.top) {
     entry["top_logprobs"].push_back(one(top.token, top.logprob));
   }
+  entry["offset"] = choice.text_offset;
+  choice.text_offset += num_characters(tokenizer, token.token);
   return entry;
 }
 
@@ -192,7 +195,7 @@ Json shape_logprobs(bool chat, const Json& entries) {
   for (const Json& entry : entries) {
     columns["tokens"].push_back(entry["token"]);
     columns["token_logprobs"].push_back(entry["logprob"]);
-    Json top = Json::object();
+    Json top = entry["top_logprobs"].is_null() ? Json() : Json::object();
     for (const Json& candidate : entry["top_logprobs"]) {
       top[candidate["token"].get<std::string>()] = candidate["logprob"];
     }
@@ -214,7 +217,8 @@ void CompletionJob::send_piece(Choice& choice, const std::string& text, Json log
   Json event = head(/*chunk=*/true);
   Json piece = {{"index", choice.index}};
   if (request_.chat) {
-    piece["delta"] = {{"role", "assistant"}, {"content", text}};
+    piece["delta"] = first_delta(choice);
+    piece["delta"]["content"] = text;
   } else {
     piece["text"] = text;
   }
@@ -224,6 +228,14 @@ void CompletionJob::send_piece(Choice& choice, const std::string& text, Json log
   send_event(event);
 }
 
+// The beginning of a delta: the role, in the first one only.
+CompletionJob::Json CompletionJob::first_delta(Choice& choice) {
+  Json delta = Json::object();
+  if (!choice.has_role) delta["role"] = "assistant";
+  choice.has_role = true;
+  return delta;
+}
+
 void CompletionJob::end_choice(Choice& choice, const char* reason) {
   send_piece(choice, choice.text.finish(), {});
   choice.finish_reason = reason;
@@ -231,7 +243,7 @@ void CompletionJob::end_choice(Choice& choice, const char* reason) {
     Json event = head(/*chunk=*/true);
     Json piece = {{"index", choice.index}};
     if (request_.chat) {
-      piece["delta"] = Json::object();
+      piece["delta"] = first_delta(choice);
     } else {
       piece["text"] = "";
     }

@@ -39,12 +39,13 @@ class CompletionJob : public std::enable_shared_from_this<CompletionJob> {
   struct Choice {
     int index = 0;
     AnswerText text;
-    std::string whole;  // of an answer sent at once
-    Json logprobs;      // entries so far
+    std::string whole;      // of an answer sent at once
+    Json logprobs;          // entries so far
+    bool has_role = false;  // a delta has said whose words they are
     const char* finish_reason = nullptr;
     int64_t num_tokens = 0;
     std::vector<float> prompt_nll;  // for echo with logprobs
-    size_t text_offset = 0;
+    int64_t text_offset = 0;        // in characters
   };
 
   CompletionJob(const JobContext& context,
@@ -59,8 +60,9 @@ class CompletionJob : public std::enable_shared_from_this<CompletionJob> {
   void end_choice(Choice& choice, const char* reason);
   void send_piece(Choice& choice, const std::string& text, Json logprobs);
   void finish();
-  Json token_logprobs(const Choice& choice, const SampledToken& token) const;
+  Json token_logprobs(Choice& choice, const SampledToken& token) const;
   Json head(bool chunk) const;
+  static Json first_delta(Choice& choice);
   Json usage() const;
   void send_event(const Json& event);
 

@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <thread>
 
@@ -120,6 +122,25 @@ TEST_F(ServerTest, ChatsThroughRoles) {
       << "greedy takes the top";
 }
 
+TEST_F(ServerTest, StreamsTheRoleOnce) {
+  const std::vector<json> events =
+      stream("/v1/chat/completions",
+             {{"messages", {{{"role", "user"}, {"content", "Who made the heaven?"}}}},
+              {"max_tokens", 8},
+              {"n", 2},
+              {"ignore_eos", true}});
+  std::map<int, std::string> roles;
+  for (const json& event : events) {
+    const json& choice = event["choices"][0];
+    roles[choice["index"]] += choice["delta"].contains("role") ? 'r' : '-';
+  }
+  ASSERT_EQ(roles.size(), 2u);
+  for (const auto& [index, role] : roles) {
+    EXPECT_GT(role.size(), 2u);
+    EXPECT_EQ(role.rfind('r'), 0u) << role;
+  }
+}
+
 TEST_F(ServerTest, SeedsMakeSamplesRepeatable) {
   const json body = {
       {"prompt", "Call me"}, {"max_tokens", 16}, {"temperature", 1}, {"seed", 5}, {"n", 3}};
@@ -146,6 +167,28 @@ TEST_F(ServerTest, EchoesThePromptWithItsLogprobs) {
   EXPECT_EQ(choice["text"], "the earth");
   EXPECT_EQ(choice["logprobs"]["tokens"].size(), choice["logprobs"]["token_logprobs"].size());
   EXPECT_LT(choice["logprobs"]["token_logprobs"][0].get<double>(), 0);
+}
+
+TEST_F(ServerTest, EchoCountsCharactersAndKnowsNoLogprobOfTheFirstToken) {
+  const json body = {{"prompt", "naïve 中文 z"},
+                     {"max_tokens", 2},
+                     {"echo", true},
+                     {"logprobs", 1},
+                     {"temperature", 0}};
+  const json choice = answer("/v1/completions", body)["choices"][0];
+  EXPECT_TRUE(choice["text"].get<std::string>().starts_with("naïve 中文 z")) << choice["text"];
+  const json& logprobs = choice["logprobs"];
+  EXPECT_TRUE(logprobs["token_logprobs"][0].is_number()) << "it follows the begin of the sentence";
+  const auto found = std::ranges::find(logprobs["tokens"], json(" z"));
+  ASSERT_NE(found, logprobs["tokens"].end()) << logprobs["tokens"];
+  EXPECT_EQ(logprobs["text_offset"][found - logprobs["tokens"].begin()], 8);
+
+  json ids = body;
+  ids["prompt"] = {500, 501};
+  const json first = answer("/v1/completions", ids)["choices"][0]["logprobs"];
+  EXPECT_TRUE(first["token_logprobs"][0].is_null()) << first;
+  EXPECT_TRUE(first["top_logprobs"][0].is_null()) << first;
+  EXPECT_TRUE(first["token_logprobs"][1].is_number()) << first;
 }
 
 TEST_F(ServerTest, TellsTheClientWhatIsWrong) {
