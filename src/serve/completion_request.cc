@@ -40,8 +40,9 @@ class FieldReader {
   bool integer(const char* name, Integer& value, int64_t min, int64_t max) {
     const json* found = find(name);
     if (found == nullptr) return false;
-    const bool fits =
-        found->is_number_integer() && found->get<int64_t>() >= min && found->get<int64_t>() <= max;
+    const bool wraps = found->is_number_unsigned() && found->get<uint64_t>() > INT64_MAX;
+    const bool fits = found->is_number_integer() && !wraps && found->get<int64_t>() >= min &&
+                      found->get<int64_t>() <= max;
     if (fits) {
       value = static_cast<Integer>(found->get<int64_t>());
     } else {

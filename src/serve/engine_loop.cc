@@ -48,6 +48,11 @@ Status EngineLoop::submit(std::vector<Request> requests,
   }
   const auto num_requests = static_cast<int64_t>(requests.size());
   const int64_t room = engine_->setup().limits.max_running_requests + max_queued_;
+  if (num_requests > room) {
+    return invalid_argument("the request asks for " + std::to_string(num_requests) +
+                            " answers, but this server holds at most " + std::to_string(room) +
+                            " (--max-running-requests and --max-queued-requests together)");
+  }
   if (num_live_.fetch_add(num_requests) + num_requests > room) {
     num_live_ -= num_requests;
     return unavailable("the queue is full: " + std::to_string(room) + " requests run or wait");

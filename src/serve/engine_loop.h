@@ -52,7 +52,8 @@ class EngineLoop {
   // The first of `count` request ids in a row that nobody else uses.
   int64_t reserve_ids(int64_t count) { return next_id_.fetch_add(count); }
 
-  // Fails where the queue is full or the loop drains (kUnavailable), or the engine refuses. All of
+  // Fails where the queue is full or the loop drains (kUnavailable), where there are more requests
+  // than it can ever hold, or where the engine refuses. All of
   // `requests`, with ids from reserve_ids, are taken, or none. Where a prefill server is named, it
   // computes the prompts.
   Status submit(std::vector<Request> requests,

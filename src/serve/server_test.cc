@@ -191,6 +191,12 @@ TEST_F(ServerTest, EchoCountsCharactersAndKnowsNoLogprobOfTheFirstToken) {
   EXPECT_TRUE(first["token_logprobs"][1].is_number()) << first;
 }
 
+TEST_F(ServerTest, RefusesWhatCanNeverBeHeld) {
+  const json many = {{"prompt", json(256, json("x"))}, {"n", 128}};
+  const std::string error = error_of("/v1/completions", many.dump());
+  EXPECT_NE(error.find("32768 answers"), std::string::npos) << error;
+}
+
 TEST_F(ServerTest, TellsTheClientWhatIsWrong) {
   const std::string path = "/v1/completions";
   EXPECT_NE(error_of(path, "{").find("the body is not JSON"), std::string::npos);
@@ -203,6 +209,8 @@ TEST_F(ServerTest, TellsTheClientWhatIsWrong) {
             "temperature is \"hot\", expected a number from 0.0 to 100.0");
   EXPECT_NE(error_of(path, R"({"prompt":[70000]})").find("vocabulary"), std::string::npos);
   EXPECT_NE(error_of(path, R"({"prompt":"a","n":0})").find("n is 0"), std::string::npos);
+  EXPECT_NE(error_of(path, R"({"prompt":"a","top_k":18446744073709551615})").find("top_k"),
+            std::string::npos);
   EXPECT_NE(error_of(path, "{\"prompt\":\"\xff\"}").find("JSON"), std::string::npos);
   EXPECT_NE(error_of("/v1/chat/completions", R"({"messages":[{"role":"cat","content":"x"}]})")
                 .find("role"),
