@@ -273,7 +273,8 @@ void read_messages(FieldReader& read, const Tokenizer& tokenizer, CompletionRequ
 Result<CompletionRequest> parse_completion(const json& body,
                                            bool chat,
                                            const Tokenizer& tokenizer,
-                                           const ModelConfig& config) {
+                                           const ModelConfig& config,
+                                           int64_t max_sequence_tokens) {
   if (!body.is_object()) return invalid_argument("the body is not a JSON object");
   FieldReader read(body);
   CompletionRequest request{.chat = chat};
@@ -288,7 +289,7 @@ Result<CompletionRequest> parse_completion(const json& body,
     read.complain("model", "a string");
   }
   if (chat) {
-    request.max_tokens = config.max_position_embeddings;
+    request.max_tokens = max_sequence_tokens;
     read.integer("max_tokens", request.max_tokens, 1, INT32_MAX);
     read.integer("max_completion_tokens", request.max_tokens, 1, INT32_MAX);
     read_messages(read, tokenizer, request);
@@ -304,10 +305,10 @@ Result<CompletionRequest> parse_completion(const json& body,
   if (!read.complaint().empty()) return invalid_argument(read.complaint());
   for (const std::vector<int32_t>& prompt : request.prompts) {
     const auto num_tokens = static_cast<int64_t>(prompt.size());
-    if (num_tokens >= config.max_position_embeddings) {
+    if (num_tokens >= max_sequence_tokens) {
       return invalid_argument("the prompt has " + std::to_string(num_tokens) +
-                              " tokens, but the model's context is " +
-                              std::to_string(config.max_position_embeddings));
+                              " tokens, but prompt and answer together may have at most " +
+                              std::to_string(max_sequence_tokens));
     }
   }
   return request;

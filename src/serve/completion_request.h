@@ -30,10 +30,12 @@ struct CompletionRequest {
 };
 
 // Fails with a message for the client: what the field holds, and what was expected. A field that
-// the server does not know is refused, with the nearest one that it does.
+// the server does not know is refused, with the nearest one that it does. A sequence has at most
+// `max_sequence_tokens`.
 Result<CompletionRequest> parse_completion(const nlohmann::json& body,
                                            bool chat,
                                            const Tokenizer& tokenizer,
-                                           const ModelConfig& config);
+                                           const ModelConfig& config,
+                                           int64_t max_sequence_tokens);
 
 }  // namespace plimsoll

@@ -199,7 +199,7 @@ void Server::models(const HttpRequest&, const std::shared_ptr<HttpReply>& reply)
                               {"object", "model"},
                               {"created", 0},
                               {"owned_by", "plimsoll"},
-                              {"max_model_len", loop_->config().max_position_embeddings}}})}});
+                              {"max_model_len", loop_->setup().limits.max_sequence_tokens}}})}});
 }
 
 void Server::server_info(const HttpRequest&, const std::shared_ptr<HttpReply>& reply) {
@@ -258,7 +258,8 @@ void Server::complete(const HttpRequest& request,
   }
   const Result<nlohmann::json> body = parse_json(request.body);
   if (!body.ok()) return send_error(*reply, 400, "the body " + body.error().message);
-  Result<CompletionRequest> parsed = parse_completion(*body, chat, *tokenizer_, loop_->config());
+  Result<CompletionRequest> parsed = parse_completion(*body, chat, *tokenizer_, loop_->config(),
+                                                      loop_->setup().limits.max_sequence_tokens);
   if (!parsed.ok()) return send_error(*reply, 400, parsed.error().message);
   CompletionJob::start({.loop = loop_.get(),
                         .tokenizer = &*tokenizer_,

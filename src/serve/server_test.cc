@@ -197,6 +197,24 @@ TEST_F(ServerTest, RefusesWhatCanNeverBeHeld) {
   EXPECT_NE(error.find("32768 answers"), std::string::npos) << error;
 }
 
+TEST_F(ServerTest, TellsTheLongestSequenceThatItHolds) {
+  Server server({.port = 0, .served_model_name = "demo"});
+  ASSERT_TRUE(server.start().ok());
+  auto engine = Engine::create({.model_dir = kModel, .max_total_tokens = 100, .pin_ranks = false});
+  ASSERT_TRUE(engine.ok()) << engine.error().message;
+  server.serve(std::move(*engine), *Tokenizer::load(kModel + "/tokenizer.json"));
+  const json models = json::parse(body_of(ask(server.port(), "GET", "/v1/models")));
+  EXPECT_EQ(models["data"][0]["max_model_len"], 100);
+  const json body = {{"prompt", json(100, json(500))}, {"max_tokens", 1}};
+  const std::string refusal = ask(server.port(), "POST", "/v1/completions", body.dump());
+  EXPECT_EQ(status_of(refusal), 400);
+  EXPECT_NE(refusal.find("at most 100"), std::string::npos) << refusal;
+  const json chat = {{"messages", {{{"role", "user"}, {"content", "x"}}}}, {"ignore_eos", true}};
+  const std::string raw = ask(server.port(), "POST", "/v1/chat/completions", chat.dump());
+  EXPECT_EQ(json::parse(body_of(raw))["usage"]["total_tokens"], 100) << raw;
+  server.drain();
+}
+
 TEST_F(ServerTest, TellsTheClientWhatIsWrong) {
   const std::string path = "/v1/completions";
   EXPECT_NE(error_of(path, "{").find("the body is not JSON"), std::string::npos);
