@@ -97,6 +97,24 @@ constexpr std::array kCompletionFields = {"prompt", "echo", "best_of"};
 constexpr std::array kChatFields = {"messages", "max_completion_tokens", "top_logprobs",
                                     "chat_template_kwargs"};
 
+// Complains of the first field of `object`, which is the body or stands `at` a place in it, that is
+// not among the known ones.
+void check_names(const json& object,
+                 const std::vector<std::string>& known,
+                 const std::string& at,
+                 FieldReader& read) {
+  for (const auto& [name, value] : object.items()) {
+    if (std::ranges::find(known, name) != known.end() || value.is_null()) continue;
+    std::string message = "this server does not know the field " + json(name).dump().substr(0, 80) +
+                          (at.empty() ? "" : " of " + at);
+    const auto like = std::ranges::find_if(known, [&](const std::string& candidate) {
+      return candidate.find(name) != std::string::npos || name.find(candidate) != std::string::npos;
+    });
+    if (like != known.end()) message += "; did you mean \"" + *like + "\"?";
+    return read.complain(message);
+  }
+}
+
 void check_names(const json& body, bool chat, FieldReader& read) {
   std::vector<std::string> known(kCommonFields.begin(), kCommonFields.end());
   if (chat) {
@@ -104,15 +122,7 @@ void check_names(const json& body, bool chat, FieldReader& read) {
   } else {
     known.insert(known.end(), kCompletionFields.begin(), kCompletionFields.end());
   }
-  for (const auto& [name, value] : body.items()) {
-    if (std::ranges::find(known, name) != known.end() || value.is_null()) continue;
-    std::string message = "this server does not know the field " + json(name).dump().substr(0, 80);
-    const auto like = std::ranges::find_if(known, [&](const std::string& candidate) {
-      return candidate.find(name) != std::string::npos || name.find(candidate) != std::string::npos;
-    });
-    if (like != known.end()) message += "; did you mean \"" + *like + "\"?";
-    return read.complain(message);
-  }
+  check_names(body, known, "", read);
 }
 
 void read_sampling(FieldReader& read, CompletionRequest& request) {
@@ -149,6 +159,7 @@ void read_stream(FieldReader& read, CompletionRequest& request) {
   if (options == nullptr) return;
   if (!options->is_object()) return read.complain("stream_options", "an object");
   if (!request.stream) return read.complain("stream_options is only for \"stream\": true");
+  check_names(*options, {"include_usage"}, "stream_options", read);
   FieldReader inner(*options);
   inner.boolean("include_usage", request.include_usage);
   if (!inner.complaint().empty()) read.complain("stream_options." + inner.complaint());
@@ -215,6 +226,16 @@ void read_prompt(FieldReader& read,
   }
 }
 
+// Clients give back an earlier answer with all of its fields, those included that say nothing.
+void check_message_names(const json& message, const std::string& at, FieldReader& read) {
+  json meant = json::object();
+  for (const auto& [name, value] : message.items()) {
+    const bool says_nothing = value.is_structured() && value.empty();
+    if (!says_nothing) meant[name] = value;
+  }
+  check_names(meant, {"role", "content", "name", "reasoning_content", "refusal"}, at, read);
+}
+
 // A message's text: a string, or parts of type text.
 std::optional<std::string> content_text(const json& message) {
   const auto content = message.find("content");
@@ -242,6 +263,7 @@ void read_messages(FieldReader& read, const Tokenizer& tokenizer, CompletionRequ
     if (!message.is_object() || !message.contains("role") || !message["role"].is_string()) {
       return read.complain(at + " is no object with a role");
     }
+    check_message_names(message, at, read);
     const std::string role = message["role"].get<std::string>();
     const std::optional<std::string> text = content_text(message);
     if (!text) return read.complain(at + ".content is neither a string nor a list of text parts");
@@ -259,6 +281,7 @@ void read_messages(FieldReader& read, const Tokenizer& tokenizer, CompletionRequ
   ChatOptions options;
   if (const json* arguments = read.find("chat_template_kwargs")) {
     if (!arguments->is_object()) return read.complain("chat_template_kwargs", "an object");
+    check_names(*arguments, {"thinking"}, "chat_template_kwargs", read);
     FieldReader inner(*arguments);
     inner.boolean("thinking", options.thinking);
     if (!inner.complaint().empty()) read.complain("chat_template_kwargs." + inner.complaint());

@@ -191,6 +191,32 @@ TEST_F(ServerTest, EchoCountsCharactersAndKnowsNoLogprobOfTheFirstToken) {
   EXPECT_TRUE(first["token_logprobs"][1].is_number()) << first;
 }
 
+TEST_F(ServerTest, RefusesWhatItWouldIgnore) {
+  const auto refused = [](const std::string& field, const json& message, const json& rest = {}) {
+    json body = {{"messages", {message}}, {"max_tokens", 1}};
+    if (rest.is_object()) body.update(rest);
+    const std::string error = error_of("/v1/chat/completions", body.dump());
+    EXPECT_NE(error.find("does not know the field \"" + field + "\""), std::string::npos) << error;
+  };
+  const json user = {{"role", "user"}, {"content", "x"}};
+  json strange = user;
+  strange["weight"] = 0;
+  refused("weight", strange);
+  json calls = user;
+  calls["tool_calls"] = {{{"id", "a"}}};
+  refused("tool_calls", calls);
+  refused("enable_thinking", user, {{"chat_template_kwargs", {{"enable_thinking", true}}}});
+  refused("usage", user, {{"stream", true}, {"stream_options", {{"usage", true}}}});
+
+  // An answer as the official client gives it back.
+  const json earlier = {{"role", "assistant"},          {"content", "y"},
+                        {"reasoning_content", "z"},     {"refusal", nullptr},
+                        {"annotations", json::array()}, {"tool_calls", nullptr}};
+  json named = user;
+  named["name"] = "Ann";
+  answer("/v1/chat/completions", {{"messages", {named, earlier, user}}, {"max_tokens", 1}});
+}
+
 TEST_F(ServerTest, RefusesWhatCanNeverBeHeld) {
   const json many = {{"prompt", json(256, json("x"))}, {"n", 128}};
   const std::string error = error_of("/v1/completions", many.dump());
