@@ -6,6 +6,10 @@ namespace plimsoll {
 
 std::string AnswerText::push(int32_t token) {
   if (stopped_) return "";
+  if (in_reasoning() && token == reasoning_end_) {
+    reasoning_end_ = -1;
+    return finish();
+  }
   held_ += decoder_.push(token);
   return release(/*is_end=*/false);
 }

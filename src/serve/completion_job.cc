@@ -71,7 +71,7 @@ void CompletionJob::submit() {
   std::vector<Request> requests;
   for (int64_t i = 0; i < num_choices; ++i) {
     choices_.push_back({.index = static_cast<int>(i),
-                        .text = AnswerText(*context_.tokenizer, request_.stop),
+                        .text = AnswerText(*context_.tokenizer, request_.stop, request_.reasons),
                         .logprobs = Json::array()});
     Request request{.id = first_id_ + i,
                     .prompt = request_.prompts[i / request_.n],
@@ -150,14 +150,16 @@ void CompletionJob::begin_answer(Choice& choice) {
     if (i == 0) entry["logprob"] = entry["top_logprobs"] = nullptr;  // nothing comes before it
     logprobs.push_back(std::move(entry));
   }
-  send_piece(choice, context_.tokenizer->decode(shown), std::move(logprobs));
+  send_piece(choice, context_.tokenizer->decode(shown), std::move(logprobs),
+             /*is_reasoning=*/false);
 }
 
 void CompletionJob::add_token(Choice& choice, const SampledToken& token) {
   ++choice.num_tokens;
   Json logprobs;
   if (request_.logprobs) logprobs.push_back(token_logprobs(choice, token));
-  send_piece(choice, choice.text.push(token.token), std::move(logprobs));
+  const bool is_reasoning = choice.text.in_reasoning();
+  send_piece(choice, choice.text.push(token.token), std::move(logprobs), is_reasoning);
 }
 
 // Of the next token of the choice.
@@ -207,9 +209,12 @@ Json shape_logprobs(bool chat, const Json& entries) {
 
 }  // namespace
 
-void CompletionJob::send_piece(Choice& choice, const std::string& text, Json logprobs) {
+void CompletionJob::send_piece(Choice& choice,
+                               const std::string& text,
+                               Json logprobs,
+                               bool is_reasoning) {
   if (!request_.stream) {
-    choice.whole += text;
+    (is_reasoning ? choice.whole_reasoning : choice.whole) += text;
     for (Json& entry : logprobs) choice.logprobs.push_back(std::move(entry));
     return;
   }
@@ -218,7 +223,7 @@ void CompletionJob::send_piece(Choice& choice, const std::string& text, Json log
   Json piece = {{"index", choice.index}};
   if (request_.chat) {
     piece["delta"] = first_delta(choice);
-    piece["delta"]["content"] = text;
+    piece["delta"][is_reasoning ? "reasoning_content" : "content"] = text;
   } else {
     piece["text"] = text;
   }
@@ -237,7 +242,8 @@ CompletionJob::Json CompletionJob::first_delta(Choice& choice) {
 }
 
 void CompletionJob::end_choice(Choice& choice, const char* reason) {
-  send_piece(choice, choice.text.finish(), {});
+  const bool is_reasoning = choice.text.in_reasoning();
+  send_piece(choice, choice.text.finish(), {}, is_reasoning);
   choice.finish_reason = reason;
   if (request_.stream) {
     Json event = head(/*chunk=*/true);
@@ -272,6 +278,7 @@ void CompletionJob::finish() {
     Json answer = {{"index", choice.index}};
     if (request_.chat) {
       answer["message"] = {{"role", "assistant"}, {"content", choice.whole}};
+      if (request_.reasons) answer["message"]["reasoning_content"] = choice.whole_reasoning;
     } else {
       answer["text"] = choice.whole;
     }

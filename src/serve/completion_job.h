@@ -39,7 +39,8 @@ class CompletionJob : public std::enable_shared_from_this<CompletionJob> {
   struct Choice {
     int index = 0;
     AnswerText text;
-    std::string whole;      // of an answer sent at once
+    std::string whole;  // of an answer sent at once
+    std::string whole_reasoning;
     Json logprobs;          // entries so far
     bool has_role = false;  // a delta has said whose words they are
     const char* finish_reason = nullptr;
@@ -58,7 +59,7 @@ class CompletionJob : public std::enable_shared_from_this<CompletionJob> {
   void add_token(Choice& choice, const SampledToken& token);
   void begin_answer(Choice& choice);
   void end_choice(Choice& choice, const char* reason);
-  void send_piece(Choice& choice, const std::string& text, Json logprobs);
+  void send_piece(Choice& choice, const std::string& text, Json logprobs, bool is_reasoning);
   void finish();
   Json token_logprobs(Choice& choice, const SampledToken& token) const;
   Json head(bool chunk) const;

@@ -286,6 +286,7 @@ void read_messages(FieldReader& read, const Tokenizer& tokenizer, CompletionRequ
     inner.boolean("thinking", options.thinking);
     if (!inner.complaint().empty()) read.complain("chat_template_kwargs." + inner.complaint());
   }
+  request.reasons = options.thinking;
   Result<std::vector<int32_t>> ids = encode_chat(tokenizer, chat, options);
   if (!ids.ok()) return read.complain("messages: " + ids.error().message);
   request.prompts.push_back(std::move(*ids));

@@ -16,6 +16,7 @@ namespace plimsoll {
 
 struct CompletionRequest {
   bool chat = false;
+  bool reasons = false;                       // the answer begins with reasoning
   std::vector<std::vector<int32_t>> prompts;  // token ids
   int n = 1;                                  // answers to each prompt
   int64_t max_tokens = 16;

@@ -114,6 +114,7 @@ TEST_F(ServerTest, ChatsThroughRoles) {
                      {"top_logprobs", 2}};
   const json reply = answer("/v1/chat/completions", body);
   EXPECT_EQ(reply["object"], "chat.completion");
+  EXPECT_FALSE(reply["choices"][0]["message"].contains("reasoning_content"));
   EXPECT_EQ(reply["choices"][0]["message"]["role"], "assistant");
   const json& logprobs = reply["choices"][0]["logprobs"]["content"];
   ASSERT_FALSE(logprobs.empty());
@@ -139,6 +140,25 @@ TEST_F(ServerTest, StreamsTheRoleOnce) {
     EXPECT_GT(role.size(), 2u);
     EXPECT_EQ(role.rfind('r'), 0u) << role;
   }
+}
+
+TEST_F(ServerTest, TellsReasoningFromContent) {
+  const json body = {{"messages", {{{"role", "user"}, {"content", "Who made the heaven?"}}}},
+                     {"chat_template_kwargs", {{"thinking", true}}},
+                     {"max_tokens", 12},
+                     {"temperature", 0},
+                     {"ignore_eos", true}};
+  const json message = answer("/v1/chat/completions", body)["choices"][0]["message"];
+  ASSERT_TRUE(message.contains("reasoning_content")) << message;
+  EXPECT_FALSE(message["reasoning_content"].get<std::string>().empty());
+  std::string reasoning, content;
+  for (const json& event : stream("/v1/chat/completions", body)) {
+    const json& delta = event["choices"][0]["delta"];
+    reasoning += delta.value("reasoning_content", "");
+    content += delta.value("content", "");
+  }
+  EXPECT_EQ(message["reasoning_content"], reasoning);
+  EXPECT_EQ(message["content"], content);
 }
 
 TEST_F(ServerTest, SeedsMakeSamplesRepeatable) {
