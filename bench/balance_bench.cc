@@ -104,17 +104,19 @@ void BM_EplbDeepSeek(benchmark::State& state) {
 }
 BENCHMARK(BM_EplbDeepSeek)->Unit(benchmark::kMicrosecond);
 
-// Routes batches of 4,096 tokens, top-6 of 256 experts, 32 redundant.
+// Routes batches of 4,096 tokens, top-6, with at least 32 redundant experts: as many as fill the
+// slots of every rank.
 void BM_Route(benchmark::State& state) {
   const int num_ranks = static_cast<int>(state.range(0));
+  const int num_experts = static_cast<int>(state.range(1));
   PlanOptions options;
   options.algorithm = "deepseek";
   options.num_ranks = num_ranks;
-  options.num_redundant_experts =
-      state.range(1) ? num_ranks * ((32 + num_ranks - 1) / num_ranks) : 0;
+  const int slots_per_rank = (num_experts + 32 + num_ranks - 1) / num_ranks;
+  options.num_redundant_experts = slots_per_rank * num_ranks - num_experts;
   SplitMix64 random{3};
-  const std::vector<double> share = popularity(random, 256, 1.01);
-  LoadHistory load{1, 1, 256, {}};
+  const std::vector<double> share = popularity(random, num_experts, 1.01);
+  LoadHistory load{1, 1, num_experts, {}};
   for (const double s : share) load.counts.push_back(static_cast<int64_t>(s * 1e6));
   const auto plan = make_plan(load, options);
   RouteOptions route_options;
@@ -134,8 +136,9 @@ void BM_Route(benchmark::State& state) {
                                    routed.rank_load.begin(), routed.rank_load.end(), int64_t{0}));
 }
 BENCHMARK(BM_Route)
-    ->ArgNames({"ranks", "redundant", "waterfill"})
-    ->ArgsProduct({{8, 16, 32, 64, 128}, {0, 1}, {0, 1}})
+    ->ArgNames({"ranks", "experts", "waterfill"})
+    ->ArgsProduct({{8, 16, 32, 64, 128, 256, 512, 1024}, {256}, {0, 1}})
+    ->ArgsProduct({{8}, {64, 128, 512, 1024}, {0, 1}})
     ->Unit(benchmark::kMicrosecond);
 
 }  // namespace

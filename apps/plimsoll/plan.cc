@@ -105,6 +105,18 @@ std::string as_text(const Planned& planned, const PlanSettings& settings) {
   return text + "\n" + layers_text(planned, settings.explain);
 }
 
+std::string_view bound_name(Bound bound) {
+  switch (bound) {
+    case Bound::kMean:
+      return "mean";
+    case Bound::kReplicaBudget:
+      return "replica budget";
+    case Bound::kSlotCardinality:
+      return "slot cardinality";
+  }
+  return "";
+}
+
 Json layers_json(const Planned& planned) {
   Json layers = Json::array();
   for (size_t layer = 0; layer < planned.plan.certificates.size(); ++layer) {
@@ -114,6 +126,7 @@ Json layers_json(const Planned& planned) {
                       {"max_even_split", c.max_load_even},
                       {"max_trivial", planned.trivial[layer].max_load},
                       {"lower_bound", c.lower_bound},
+                      {"bound", bound_name(c.binding)},
                       {"gap", c.gap()},
                       {"why", explain(c)}});
     if (planned.in_force.empty()) continue;
