@@ -1,6 +1,7 @@
 // The files of plan, replay and inspect: more formats than --init-expert-location takes.
 #include <algorithm>
 #include <filesystem>
+#include <string>
 
 #include "plimsoll/expert_location.h"
 #include "plimsoll/trace.h"
@@ -32,7 +33,10 @@ Result<LoadedCounts> load_trace_counts(const std::string& path) {
   if (!trace.ok()) return trace.error();
   Result<LoadHistory> history = counts_of_trace(*trace);
   if (!history.ok()) return at(path, history.error());
-  return LoadedCounts{std::move(*history), {}, {"the trace was cut into steps of 4096 tokens"}};
+  return LoadedCounts{
+      std::move(*history),
+      {},
+      {"the trace was cut into steps of " + std::to_string(kStepTokens) + " tokens"}};
 }
 
 Result<NumberArray> load_npy(const std::string& path) {

@@ -238,7 +238,6 @@ LoadHistory count_experts(const ExpertTrace& trace, int64_t tokens_per_step) {
 }
 
 Result<LoadHistory> counts_of_trace(const ExpertTrace& trace) {
-  constexpr int64_t kStepTokens = 4096;
   constexpr size_t kAlwaysAllowedBytes = 64 << 20;
   const size_t num_steps = (trace.num_tokens() + kStepTokens - 1) / kStepTokens;
   const size_t count_bytes =

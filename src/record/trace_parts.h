@@ -18,7 +18,11 @@ Result<ExpertTrace> trace_of(const NumberArray& numbers);
 // Of the mode per_token, a rank each.
 Result<ExpertTrace> trace_of(std::span<const Recording> recordings);
 
-// Counts by steps of 4,096 tokens, for planning. Fails where layers times experts are so many that
+// Tokens of a step, where a trace is planned for. Short steps tell which experts are busy at the
+// same time, and plans from them hold up better on the text that follows than plans from long ones.
+inline constexpr int64_t kStepTokens = 512;
+
+// Counts by steps of kStepTokens, for planning. Fails where layers times experts are so many that
 // the counts would take more than kMaxCountBytesPerId for each id of the trace, and 64 MiB besides:
 // a small file could claim a table of any size.
 inline constexpr size_t kMaxCountBytesPerId = 256;
