@@ -165,7 +165,7 @@ TEST(Trace, ReadsTheDemoTraces) {
   const auto middle = history.counts.begin() + 6 * 64;
   EXPECT_EQ(std::accumulate(history.counts.begin(), middle, int64_t{0}), 10000 * 6 * 6);
   EXPECT_EQ(std::accumulate(middle, history.counts.end(), int64_t{0}), 6384 * 6 * 6);
-  EXPECT_EQ(load_expert_counts(path)->history.num_steps, 4);
+  EXPECT_EQ(load_expert_counts(path)->history.num_steps, 32);
   EXPECT_EQ(load_trace(std::vector{path, path})->num_tokens(), 2 * 16384);
 }
 
