@@ -54,9 +54,13 @@ Result<int> run_serve(const Settings& settings) {
   talk("ready");
   while (!signals.wait() && server.engine_health().ok()) {
   }
-  if (server.engine_health().ok()) talk("finishing what runs; another signal ends at once");
+  // Said at once: a launcher whose other processes have ended gives this one a second.
+  const bool works = server.engine_health().ok();
+  talk(works ? "finishing what runs; another signal ends at once"
+             : "plimsoll: the engine has failed: " + server.engine_health().error().message);
   signals.release();
   server.drain();  // who still waits for an answer hears of a failure as well
+  if (!works) return kExitFailed;
   const Status health = server.engine_health();
   if (!health.ok()) return unavailable("the engine has failed: " + health.error().message);
   return kExitDone;
