@@ -275,8 +275,9 @@ void Connection::watch_for_leaving() {
     self->socket_.non_blocking(true);
     const size_t n =
         self->socket_.receive(asio::buffer(&byte, 1), tcp::socket::message_peek, peek_error);
-    const bool reset =
-        peek_error && peek_error != asio::error::would_block && peek_error != asio::error::eof;
+    // The event may be that of bytes which have been read already.
+    if (peek_error == asio::error::would_block) return self->watch_for_leaving();
+    const bool reset = peek_error && peek_error != asio::error::eof;
     const bool half_closed = peek_error == asio::error::eof || (!peek_error && n == 0);
     if (reset || (half_closed && !self->streaming_)) self->close();
   });
