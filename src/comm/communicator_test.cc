@@ -31,6 +31,14 @@ void on_all_ranks(const Job& job, const std::function<void(Communicator&)>& body
   });
 }
 
+// For example: hosts_aabb_2_ranks_each.
+std::string name_of(const ::testing::TestParamInfo<Job>& info) {
+  if (info.param.hosts.empty()) return "threads_" + std::to_string(info.param.ranks_per_process);
+  std::string hosts;
+  for (const std::string& host : info.param.hosts) hosts += host;
+  return "hosts_" + hosts + "_" + std::to_string(info.param.ranks_per_process) + "_ranks_each";
+}
+
 class CommunicatorTest : public ::testing::TestWithParam<Job> {};
 
 TEST_P(CommunicatorTest, GathersEveryRanksIntegers) {
@@ -101,7 +109,8 @@ INSTANTIATE_TEST_SUITE_P(Kinds,
                                            Job{{"a", "a", "a"}, 1},
                                            Job{{"a", "a"}, 3},
                                            Job{{"a", "b"}, 1},
-                                           Job{{"a", "a", "b", "b"}, 2}));
+                                           Job{{"a", "a", "b", "b"}, 2}),
+                         name_of);
 
 }  // namespace
 }  // namespace plimsoll
