@@ -20,7 +20,7 @@ static int route_a_batch(const plimsoll_placement* placement) {
   plimsoll_routing routing;
   int is_level = 0;
   plimsoll_route_options_init(&options);
-  options.waterfill = 1;
+  options.waterfill = PLIMSOLL_WATERFILL_LEVEL;
   if (counts && check(plimsoll_router_create(placement, 0, &options, &router))) {
     counts[5] = 40;
     for (int e = 0; e < 4; ++e) counts[e] = 8;

@@ -19,7 +19,8 @@ Result<Shape> shape_of(const RouteTables& t) {
   const bool are_alike =
       std::all_of(t.rank_cost.begin(), t.rank_cost.end(), [](int32_t cost) { return cost == 1; });
   if (o.algorithm != DispatchAlgorithm::kExact || o.objective != RouteObjective::kTokens ||
-      o.shared_cost.num != 1 || o.shared_cost.den != 1 || !are_alike) {
+      o.waterfill_rule != WaterfillRule::kLevel || o.shared_cost.num != 1 ||
+      o.shared_cost.den != 1 || !are_alike) {
     return unsupported(
         "the GPU routes by the exact algorithm for tokens, on ranks alike, with a shared expert of "
         "cost 1 only; route anything else on the CPU");

@@ -193,10 +193,19 @@ typedef enum plimsoll_objective {
   PLIMSOLL_OBJECTIVE_TIME = 2
 } plimsoll_objective;
 
+/* Which rank's shared expert serves a token: its home's; the one that levels the ranks; or one that
+ * the token draws by SGLang's published rule, from its own rank's counts or from all (route.h). */
+typedef enum plimsoll_waterfill {
+  PLIMSOLL_WATERFILL_OFF = 0,
+  PLIMSOLL_WATERFILL_LEVEL = 1,
+  PLIMSOLL_WATERFILL_SGLANG = 2,
+  PLIMSOLL_WATERFILL_SGLANG_GLOBAL = 3
+} plimsoll_waterfill;
+
 typedef struct plimsoll_route_options {
   plimsoll_dispatch dispatch;
   plimsoll_objective objective;
-  int32_t waterfill;          /* 1: the shared expert may run on any rank; 0: at home */
+  plimsoll_waterfill waterfill;
   int32_t num_shared_experts; /* 0: none */
   int32_t shared_cost_num;    /* of a shared expert in units of a routed one: num / den */
   int32_t shared_cost_den;
@@ -248,6 +257,14 @@ plimsoll_code plimsoll_router_assign(plimsoll_router* router,
                                      int32_t top_k,
                                      int32_t* physical_ids,
                                      int32_t* shared_ranks);
+/* By SGLang's waterfill only the tokens know where their shared experts go: routing leaves these at
+ * home. This enters what assign wrote for a source rank, shared_ranks [num_tokens], and fills
+ * routing again. */
+plimsoll_code plimsoll_router_enter_shared_ranks(plimsoll_router* router,
+                                                 int32_t source,
+                                                 const int32_t* shared_ranks,
+                                                 int32_t num_tokens,
+                                                 plimsoll_routing* routing);
 void plimsoll_router_free(plimsoll_router* router);
 
 #ifdef __cplusplus

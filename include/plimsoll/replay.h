@@ -67,7 +67,8 @@ Result<Replay> replay(const ExpertTrace& trace,
                       const ReplayProgress& progress = nullptr);
 
 // The same for counts: every step is a batch, its counts spread evenly over the source ranks. top_k
-// says how many tokens they are of. Only num_threads of the options is used.
+// says how many tokens they are of. Only num_threads of the options is used. Fails too by one of
+// SGLang's waterfill rules, which draw for every token.
 Result<Replay> replay(const LoadHistory& load,
                       int top_k,
                       const Placement& placement,

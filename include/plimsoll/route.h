@@ -46,12 +46,27 @@ enum class RouteObjective {
   kTime,     // ns_per_expert for every expert at work + ns_per_token for every pair
 };
 
+// Which rank's shared expert serves a token, with waterfill.
+enum class WaterfillRule {
+  kLevel,  // so that the fullest rank is as empty as can be
+  // SGLang's published rule (its pull request 19290), to compare with: every token draws a rank,
+  // in proportion to how far the ranks' routed load lies below a waterline, other ranks than its
+  // own at 10/11 of that; a source of fewer than 64 tokens keeps its shared experts at home.
+  // kSglang takes the load from the source's own tokens (`--enable-waterfill`), kSglangGlobal from
+  // those of all ranks (SGLANG_DISABLE_STATIC_WATERFILL=1), and then, where a rank is above the
+  // waterline, draws only from ranks that the token visits anyway. They know one shared expert and
+  // ranks that are alike.
+  kSglang,
+  kSglangGlobal,
+};
+
 struct RouteOptions {
   DispatchAlgorithm algorithm = DispatchAlgorithm::kExact;
-  bool waterfill = false;      // the shared expert may run on any rank; else at home
+  bool waterfill = false;  // the shared expert may run on any rank; else at home
+  WaterfillRule waterfill_rule = WaterfillRule::kLevel;
   int num_shared_experts = 1;  // 0: none; several: each is placed by itself
   CostRatio shared_cost;
-  uint64_t seed = 0;  // of kDynamic
+  uint64_t seed = 0;  // of kDynamic; of kSglang and kSglangGlobal, where 0 draws as SGLang does
   RouteObjective objective = RouteObjective::kTokens;
   int32_t ns_per_expert = 0;  // of kTime
   int32_t ns_per_token = 1;
@@ -175,8 +190,9 @@ Status route(const RouteTables& tables,
 //   shared_ranks  [num_tokens, num_shared_experts], out; the rank of each shared expert, -1 for a
 //                 token without any expert (padding)
 // Copies are taken in ascending rank as their quotas fill, tokens in their order. A shared expert
-// that leaves home goes by preference to a rank its token visits anyway. Fails where the ids are
-// not those that were counted: every quota is used up exactly.
+// that leaves home goes by preference to a rank its token visits anyway; by one of SGLang's rules
+// it goes where its token draws. Fails where the ids are not those that were counted: every quota
+// is used up exactly.
 Status assign(const RouteTables& tables,
               const RoutePlan& plan,
               int source,
@@ -185,5 +201,14 @@ Status assign(const RouteTables& tables,
               RouteWorkspace& workspace,
               std::span<int32_t> physical_ids,
               std::span<int32_t> shared_ranks);
+
+// By SGLang's rules only the tokens know where their shared experts go: route() leaves these at
+// home, in the quotas and the sums, and assign() does the drawing. This enters what assign() drew
+// for one source rank. Once all have been entered, plan is that of the batch, and its lower bound
+// is its maximum. Fails on ranks that are not there, or are not as many as the source's.
+Status enter_shared_ranks(const RouteTables& tables,
+                          int source,
+                          std::span<const int32_t> shared_ranks,
+                          RoutePlan& plan);
 
 }  // namespace plimsoll

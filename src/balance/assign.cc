@@ -1,7 +1,8 @@
 #include <algorithm>
 #include <limits>
 
-#include "plimsoll/route.h"
+#include "balance/quotas.h"
+#include "balance/sampled_waterfill.h"
 
 namespace plimsoll {
 namespace {
@@ -163,6 +164,10 @@ Status assign(const RouteTables& t,
   if (Status status = assign_routed(t, source, topk_ids, w, physical_ids); !status.ok())
     return status;
   if (t.options.num_shared_experts == 0) return ok_status();
+  if (t.options.waterfill && !levels_shared(t.options)) {
+    sample_shared(t, plan, source, physical_ids, k, w, shared_ranks);
+    return ok_status();
+  }
   const auto shared = plan.shared_by(source);
   std::copy(shared.begin(), shared.end(), w.quota.begin());
   return assign_shared(t, source, shared, physical_ids, k, w, shared_ranks);

@@ -7,9 +7,14 @@
 
 namespace plimsoll {
 
+// Whether route() says where the shared expert runs; else it stays at home there.
+inline bool levels_shared(const RouteOptions& options) {
+  return options.waterfill && options.waterfill_rule == WaterfillRule::kLevel;
+}
+
 // With the cost of a routed expert, the shared expert is one more item to level.
 inline bool shared_is_item(const RouteOptions& options) {
-  return options.waterfill && options.num_shared_experts > 0 &&
+  return levels_shared(options) && options.num_shared_experts > 0 &&
          options.objective == RouteObjective::kTokens && options.shared_cost.num == 1 &&
          options.shared_cost.den == 1;
 }

@@ -78,7 +78,7 @@ void route_tokens(const RouteTables& t,
   start_in_equal_shares(t, counts, active_tokens, w);
   set_unit_costs(t, t.options.shared_cost.den, w);
   level_under_least_waterline(t, w, plan);
-  if (t.options.waterfill && !shared_is_item(t.options)) {
+  if (levels_shared(t.options) && !shared_is_item(t.options)) {
     fill_with_shared(t, active_tokens, w, plan);
   }
   expand_items(t, counts, active_tokens, w, plan);
@@ -146,7 +146,7 @@ Status route(const RouteTables& t,
   std::fill(w.offset.begin(), w.offset.end(), 0);
   std::fill(plan.routed.begin(), plan.routed.end(), 0);
   std::fill(plan.shared.begin(), plan.shared.end(), 0);
-  if (!t.options.waterfill) keep_shared_at_home(t, active_tokens, w, plan);
+  if (!levels_shared(t.options)) keep_shared_at_home(t, active_tokens, w, plan);
   place_fixed_experts(t, counts, w, plan);
   if (t.options.objective == RouteObjective::kTokens) {
     route_tokens(t, counts, active_tokens, w, plan);

@@ -34,6 +34,13 @@ Status validate(const RouteOptions& options, int num_ranks) {
       return invalid_argument("the time of an expert or a token is negative");
     }
   }
+  if (options.waterfill && options.waterfill_rule != WaterfillRule::kLevel &&
+      (options.num_shared_experts != 1 || !options.rank_cost.empty() ||
+       options.objective != RouteObjective::kTokens)) {
+    return invalid_argument(
+        "SGLang's waterfill knows one shared expert, the tokens objective and ranks that are "
+        "alike; leave it out, or the others");
+  }
   if (options.rank_cost.empty()) return ok_status();
   if (options.rank_cost.size() != static_cast<size_t>(num_ranks) ||
       *std::min_element(options.rank_cost.begin(), options.rank_cost.end()) < 0 ||

@@ -247,6 +247,49 @@ RC_GTEST_PROP(Route, OtherPoliciesAreValidAndNeverBetter, (uint64_t seed)) {
   }
 }
 
+RC_GTEST_PROP(Route, SglangsWaterfillIsValidAndNeverBetter, (uint64_t seed)) {
+  SplitMix64 random{seed};
+  const int num_ranks = 1 + static_cast<int>(random.below(16));
+  Case c = random_case(random, num_ranks, num_ranks * 4, num_ranks * 2, 150);
+  c.options.waterfill = true;
+  const int64_t best = run(c).plan.max_load;
+  c.options.seed = seed;
+  for (const auto rule : {WaterfillRule::kSglang, WaterfillRule::kSglangGlobal}) {
+    for (const auto algorithm :
+         {DispatchAlgorithm::kStatic, DispatchAlgorithm::kDynamic, DispatchAlgorithm::kExact}) {
+      c.options.waterfill_rule = rule;
+      c.options.algorithm = algorithm;
+      Routed routed = run(c);
+      const RoutePlan at_home = routed.plan;
+      std::vector<std::vector<int32_t>> drawn(num_ranks);
+      for (int s = 0; s < num_ranks; ++s) {
+        std::vector<int32_t> physical(c.topk_ids[s].size());
+        drawn[s].resize(physical.size() / c.k);
+        RC_ASSERT(assign(routed.tables, routed.plan, s, c.topk_ids[s], c.k, routed.workspace,
+                         physical, drawn[s])
+                      .ok());
+        RC_ASSERT(enter_shared_ranks(routed.tables, s, drawn[s], routed.plan).ok());
+        const auto at_work = std::ranges::count_if(drawn[s], [](int32_t r) { return r >= 0; });
+        RC_ASSERT(at_work == c.active_tokens[s]);
+        for (int r = 0; r < num_ranks; ++r) {
+          RC_ASSERT(routed.plan.shared_by(s)[r] == std::ranges::count(drawn[s], r));
+        }
+        if (drawn[s].size() < 64) RC_ASSERT(at_work == routed.plan.shared_by(s)[s]);
+      }
+      check_plan(c, routed);
+      RC_ASSERT(routed.plan.routed == at_home.routed);
+      RC_ASSERT(routed.plan.max_load >= best);
+      for (int s = 0; s < num_ranks; ++s) {  // the same draws again, though all are entered
+        std::vector<int32_t> physical(c.topk_ids[s].size()), again(drawn[s].size());
+        RC_ASSERT(assign(routed.tables, routed.plan, s, c.topk_ids[s], c.k, routed.workspace,
+                         physical, again)
+                      .ok());
+        RC_ASSERT(again == drawn[s]);
+      }
+    }
+  }
+}
+
 // Ranks of different cost, some masked out, where every expert still has a copy.
 void mask_and_slow_ranks(SplitMix64& random, Case& c) {
   const int num_ranks = c.placement.num_ranks;
@@ -356,6 +399,9 @@ TEST(Route, RefusesWhatCannotBe) {
   options.waterfill = false;
   options.algorithm = DispatchAlgorithm::kStatic;
   EXPECT_FALSE(make_route_tables(placement, 0, options).ok());
+  options = {.waterfill = true, .waterfill_rule = WaterfillRule::kSglang, .num_shared_experts = 2};
+  EXPECT_NE(make_route_tables(placement, 0, options).error().message.find("one shared expert"),
+            std::string::npos);
   const Placement copied{1, 2, 4, 2, {0, 1, 0, 1}};
   options = {};
   options.rank_cost = {1, 0};

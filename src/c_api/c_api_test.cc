@@ -100,7 +100,7 @@ TEST(CApi, BatchesAreLevelAndDealtOut) {
   ASSERT_EQ(plimsoll_placement_create(1, 4, 6, 2, map.data(), &placement), PLIMSOLL_OK);
   plimsoll_route_options options;
   plimsoll_route_options_init(&options);
-  options.waterfill = 1;
+  options.waterfill = PLIMSOLL_WATERFILL_LEVEL;
   plimsoll_router* router = nullptr;
   ASSERT_EQ(plimsoll_router_create(placement, 0, &options, &router), PLIMSOLL_OK);
   plimsoll_placement_free(placement);  // a router keeps what it needs
@@ -125,6 +125,35 @@ TEST(CApi, BatchesAreLevelAndDealtOut) {
   }
   for (const int32_t rank : shared) ++load[rank];
   EXPECT_TRUE(std::ranges::equal(load, std::span(routing.rank_load, 2)));
+  plimsoll_router_free(router);
+}
+
+TEST(CApi, SglangsWaterfillIsEnteredAfterwards) {
+  const std::vector<int32_t> map = {0, 1};
+  plimsoll_placement* placement = nullptr;
+  ASSERT_EQ(plimsoll_placement_create(1, 2, 2, 2, map.data(), &placement), PLIMSOLL_OK);
+  plimsoll_route_options options;
+  plimsoll_route_options_init(&options);
+  options.waterfill = PLIMSOLL_WATERFILL_SGLANG;
+  plimsoll_router* router = nullptr;
+  ASSERT_EQ(plimsoll_router_create(placement, 0, &options, &router), PLIMSOLL_OK);
+  plimsoll_placement_free(placement);
+  const std::vector<int32_t> topk(100, 0);  // all of rank 0, and all choose its expert
+  const std::vector<int32_t> counts = {100, 0, 0, 0}, active = {100, 0};
+  plimsoll_routing routing;
+  ASSERT_EQ(plimsoll_router_route(router, counts.data(), active.data(), &routing), PLIMSOLL_OK);
+  EXPECT_EQ(routing.max_load, 200);
+  std::vector<int32_t> physical(100), shared(100);
+  ASSERT_EQ(plimsoll_router_assign(router, 0, topk.data(), 100, 1, physical.data(), shared.data()),
+            PLIMSOLL_OK);
+  ASSERT_EQ(plimsoll_router_enter_shared_ranks(router, 0, shared.data(), 100, &routing),
+            PLIMSOLL_OK)
+      << plimsoll_error_message();
+  // The waterline is at (100 + 100) / 2: rank 0 is at it, and every token draws rank 1.
+  EXPECT_EQ(routing.max_load, 100);
+  EXPECT_EQ(routing.shared[1], 100);
+  EXPECT_EQ(plimsoll_router_enter_shared_ranks(router, 0, shared.data(), 99, &routing),
+            PLIMSOLL_INVALID_ARGUMENT);
   plimsoll_router_free(router);
 }
 

@@ -13,15 +13,28 @@ static_assert(static_cast<int>(RouteObjective::kTokens) == PLIMSOLL_OBJECTIVE_TO
               static_cast<int>(RouteObjective::kExperts) == PLIMSOLL_OBJECTIVE_EXPERTS &&
               static_cast<int>(RouteObjective::kTime) == PLIMSOLL_OBJECTIVE_TIME);
 
+static_assert(static_cast<int>(WaterfillRule::kLevel) == 0 &&
+              static_cast<int>(WaterfillRule::kSglang) == 1 &&
+              static_cast<int>(WaterfillRule::kSglangGlobal) == 2);
+
+plimsoll_routing routing_of(const RoutePlan& plan) {
+  return {plan.routed.data(), plan.shared.data(), plan.rank_load.data(),
+          plan.max_load,      plan.lower_bound,   plan.num_messages};
+}
+
 Result<RouteOptions> cpp_options(const plimsoll_route_options& c, int num_ranks) {
   if (c.dispatch < PLIMSOLL_DISPATCH_EXACT || c.dispatch > PLIMSOLL_DISPATCH_DYNAMIC ||
-      c.objective < PLIMSOLL_OBJECTIVE_TOKENS || c.objective > PLIMSOLL_OBJECTIVE_TIME) {
-    return invalid_argument("dispatch and objective must be values of their enums");
+      c.objective < PLIMSOLL_OBJECTIVE_TOKENS || c.objective > PLIMSOLL_OBJECTIVE_TIME ||
+      c.waterfill < PLIMSOLL_WATERFILL_OFF || c.waterfill > PLIMSOLL_WATERFILL_SGLANG_GLOBAL) {
+    return invalid_argument("dispatch, objective and waterfill must be values of their enums");
   }
   RouteOptions options;
   options.algorithm = static_cast<DispatchAlgorithm>(c.dispatch);
   options.objective = static_cast<RouteObjective>(c.objective);
-  options.waterfill = c.waterfill != 0;
+  options.waterfill = c.waterfill != PLIMSOLL_WATERFILL_OFF;
+  if (options.waterfill) {
+    options.waterfill_rule = static_cast<WaterfillRule>(c.waterfill - PLIMSOLL_WATERFILL_LEVEL);
+  }
   options.num_shared_experts = c.num_shared_experts;
   options.shared_cost = {c.shared_cost_num, c.shared_cost_den};
   options.seed = c.seed;
@@ -71,12 +84,10 @@ plimsoll_code plimsoll_router_route(plimsoll_router* router,
                                       {"routing", routing}});
     if (!there.ok()) return there;
     const size_t num_ranks = router->tables.num_ranks;
-    const RoutePlan& plan = router->plan;
     const Status routed = route(router->tables, {counts, num_ranks * router->tables.num_experts},
                                 {active_tokens, num_ranks}, router->workspace, router->plan);
     if (!routed.ok()) return routed;
-    *routing = {plan.routed.data(), plan.shared.data(), plan.rank_load.data(),
-                plan.max_load,      plan.lower_bound,   plan.num_messages};
+    *routing = routing_of(router->plan);
     return ok_status();
   });
 }
@@ -105,6 +116,24 @@ plimsoll_code plimsoll_router_assign(plimsoll_router* router,
     return assign(router->tables, router->plan, source, {topk_ids, num_choices}, top_k,
                   router->workspace, {physical_ids, num_choices},
                   {shared_ranks, num_tokens * num_shared});
+  });
+}
+
+plimsoll_code plimsoll_router_enter_shared_ranks(plimsoll_router* router,
+                                                 int32_t source,
+                                                 const int32_t* shared_ranks,
+                                                 int32_t num_tokens,
+                                                 plimsoll_routing* routing) {
+  return guarded([&]() -> Status {
+    Status there = check_there({{"router", router}, {"routing", routing}});
+    if (there.ok() && num_tokens > 0) there = check_there({{"shared_ranks", shared_ranks}});
+    if (!there.ok()) return there;
+    if (num_tokens < 0) return invalid_argument("num_tokens must not be negative");
+    const Status entered = enter_shared_ranks(
+        router->tables, source, {shared_ranks, static_cast<size_t>(num_tokens)}, router->plan);
+    if (!entered.ok()) return entered;
+    *routing = routing_of(router->plan);
+    return ok_status();
   });
 }
 

@@ -61,11 +61,16 @@ Status route_batch(LayerRun& run) {
         route(router->tables, run.counts, run.active_tokens, router->workspace, router->plan);
     if (!done.ok()) return done;
   }
+  return ok_status();
+}
+
+// Takes what the batch came to into the samples.
+void add_samples(LayerRun& run) {
   const RoutePlan& plan = run.router.plan;
   LayerSamples& s = run.samples;
   const auto total = static_cast<double>(
       std::accumulate(plan.rank_load.begin(), plan.rank_load.end(), int64_t{0}));
-  if (total == 0) return ok_status();
+  if (total == 0) return;
   const double mean = total / run.num_ranks;
   const auto max = static_cast<double>(plan.max_load);
   constexpr double kSmall = 1e-5;  // SGLang's
@@ -80,7 +85,11 @@ Status route_batch(LayerRun& run) {
     s.num_pairs += int64_t{tokens} * run.router.tables.options.num_shared_experts;
   }
   s.num_remote_pairs += plan.num_messages;
-  return ok_status();
+}
+
+// SGLang's rules leave it to the tokens where the shared expert goes.
+bool is_sampled(const RouteOptions& options) {
+  return options.waterfill && options.waterfill_rule != WaterfillRule::kLevel;
 }
 
 // The tokens of a batch, by their place in the trace; those of source rank s are the run
@@ -116,6 +125,7 @@ class TraceLayer {
     for (int source = 0; source < run_.num_ranks; ++source) {
       if (Status done = deal(batch, source); !done.ok()) return done;
     }
+    add_samples(run_);
     return ok_status();
   }
 
@@ -158,6 +168,9 @@ class TraceLayer {
     shared_ranks_.resize(tokens.size() * num_shared);
     Status done = assign(router.tables, router.plan, source, topk_ids_, k, router.workspace,
                          physical_ids_, shared_ranks_);
+    if (done.ok() && is_sampled(router.tables.options)) {
+      done = enter_shared_ranks(router.tables, source, shared_ranks_, router.plan);
+    }
     if (!done.ok()) return done;
     const int slots_per_rank = router.tables.num_slots / run_.num_ranks;
     for (size_t t = 0; t < tokens.size(); ++t) {
@@ -235,6 +248,7 @@ Result<std::vector<LayerSamples>> run_layers(
   RouteOptions best_route = route;
   best_route.algorithm = DispatchAlgorithm::kExact;
   best_route.waterfill = route.objective != RouteObjective::kExperts;
+  best_route.waterfill_rule = WaterfillRule::kLevel;
   std::atomic<int> next_layer = 0;
   std::mutex progress_mutex;
   int num_done = 0;
@@ -360,6 +374,10 @@ Result<Replay> replay(const LoadHistory& load,
         "a replay of counts needs a top-k of at least 1, and counts below 2^31; "
         "record steps apart, not their sum");
   }
+  if (is_sampled(route)) {
+    return invalid_argument(
+        "SGLang's waterfill draws for every token, and counts do not know tokens; replay a trace");
+  }
   const size_t num_experts = load.num_logical_experts;
   const auto samples = run_layers(
       placement, route, options.num_threads, progress, [&](int layer_idx, LayerRun& run) {
@@ -367,6 +385,7 @@ Result<Replay> replay(const LoadHistory& load,
           const size_t row = (size_t(step) * load.num_layers + layer_idx) * num_experts;
           spread_counts(std::span(load.counts).subspan(row, num_experts), top_k, run);
           if (Status done = route_batch(run); !done.ok()) return done;
+          add_samples(run);
         }
         return ok_status();
       });

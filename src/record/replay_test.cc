@@ -78,6 +78,36 @@ TEST(Replay, ExactIsNeverWorseAndMeetsTheBound) {
   }
 }
 
+TEST(Replay, SglangsWaterfillLiesBetweenHomeAndExact) {
+  const ExpertTrace trace = demo_trace("speech");
+  const Placement placement = *trivial_placement(6, 64, 8, 8);
+  const ReplayOptions options{.batch_tokens = 4096, .num_threads = 2};
+  RouteOptions route{.algorithm = DispatchAlgorithm::kStatic};
+  const Replay at_home = *replay(trace, placement, route, options);
+  route.waterfill = true;
+  const Replay level = *replay(trace, placement, route, options);
+  for (const WaterfillRule rule : {WaterfillRule::kSglang, WaterfillRule::kSglangGlobal}) {
+    route.waterfill_rule = rule;
+    const Replay drawn = *replay(trace, placement, route, options);
+    EXPECT_LT(drawn.stats.max_over_mean.mean, at_home.stats.max_over_mean.mean);
+    EXPECT_GE(drawn.stats.max_over_mean.mean, level.stats.max_over_mean.mean);
+    EXPECT_EQ(drawn.stats.bound_over_mean.mean, level.stats.bound_over_mean.mean);
+    EXPECT_LT(drawn.stats.local_share, at_home.stats.local_share);
+    // Batches of fewer than 64 tokens a rank stay at home.
+    const Replay few = *replay(trace, placement, route, {.batch_tokens = 8 * 63, .num_threads = 2});
+    route.waterfill = false;
+    const Replay home =
+        *replay(trace, placement, route, {.batch_tokens = 8 * 63, .num_threads = 2});
+    route.waterfill = true;
+    EXPECT_EQ(few.layers[5].rank_load, home.layers[5].rank_load);
+    EXPECT_EQ(few.stats.messages_per_token, home.stats.messages_per_token);
+    EXPECT_NE(replay(count_experts(trace, 4096), 6, placement, route, {})
+                  .error()
+                  .message.find("replay a trace"),
+              std::string::npos);
+  }
+}
+
 TEST(Replay, ThreadsAndRepetitionChangeNothing) {
   const ExpertTrace trace = demo_trace("speech");
   const Placement placement = *trivial_placement(6, 64, 8, 4);
