@@ -17,8 +17,7 @@ struct StepPeak {
   float load_if_copied = 0;
 };
 
-// Adds in the order torch does along an outer dimension: runs of 16, whose sums are added in runs
-// of 16 again, and so on four levels up.
+// Adds in runs of 16, whose sums are added in runs of 16 again, and so on four levels up.
 class CascadeSum {
  public:
   void add(float value) {
@@ -37,11 +36,36 @@ class CascadeSum {
   int64_t count_ = 0;
 };
 
+// torch sums an outer dimension in columns, blocks of 32 of them by a cascade each. Columns that
+// fill no block have four cascades each, to which the steps go in turn; steps that are left over go
+// to the first one's total.
+constexpr int64_t kBlockColumns = 32;
+
+template <typename Value>
+float sum_in_block(int num_steps, Value value) {
+  CascadeSum sum;
+  for (int s = 0; s < num_steps; ++s) sum.add(value(s));
+  return sum.total();
+}
+
+template <typename Value>
+float sum_outside_blocks(int num_steps, Value value) {
+  CascadeSum lanes[4];
+  const int num_dealt = num_steps / 4 * 4;
+  for (int s = 0; s < num_dealt; ++s) lanes[s % 4].add(value(s));
+  float total = lanes[0].total();
+  for (int s = num_dealt; s < num_steps; ++s) total += value(s);
+  for (int lane = 1; lane < 4; ++lane) total += lanes[lane].total();
+  return total;
+}
+
 // Chooses and places the copies of one layer over one node.
 class NodePlan {
  public:
-  NodePlan(int num_steps, int num_experts, int num_slots, int slots_per_rank)
+  // num_columns: experts of all layers and nodes.
+  NodePlan(int num_steps, int64_t num_columns, int num_experts, int num_slots, int slots_per_rank)
       : num_steps_(num_steps),
+        num_block_columns_(num_columns / kBlockColumns * kBlockColumns),
         num_experts_(num_experts),
         slots_per_rank_(slots_per_rank),
         load_(static_cast<size_t>(num_steps) * num_experts),
@@ -54,10 +78,12 @@ class NodePlan {
         sums_(num_experts) {}
 
   // load(step, i) is what expert i of the node was asked for, first_position + i its place among
-  // the experts of all nodes; put(slot, i, replica index) tells the answer.
+  // the experts of all nodes, first_column + i that among those of all layers too;
+  // put(slot, i, replica index) tells the answer.
   template <typename Load, typename Put>
-  void run(int first_position, Load load, Put put) {
+  void run(int first_position, int64_t first_column, Load load, Put put) {
     first_position_ = first_position;
+    first_column_ = first_column;
     std::fill(total_.begin(), total_.end(), 0);
     for (int s = 0; s < num_steps_; ++s) {
       for (int i = 0; i < num_experts_; ++i) {
@@ -131,26 +157,31 @@ class NodePlan {
 
   // The expert whose next copy leaves the smallest sum of peaks; the lowest of equals.
   int32_t most_relieving() {
-    CascadeSum unrelieved;
-    for (const StepPeak& peak : peaks_) unrelieved.add(peak.load);
-    std::fill(sums_.begin(), sums_.end(), unrelieved.total());
+    const auto load = [&](int step) { return peaks_[step].load; };
+    const int num_in_blocks =
+        static_cast<int>(std::clamp<int64_t>(num_block_columns_ - first_column_, 0, num_experts_));
+    std::fill_n(sums_.begin(), num_in_blocks, sum_in_block(num_steps_, load));
+    std::fill(sums_.begin() + num_in_blocks, sums_.end(), sum_outside_blocks(num_steps_, load));
     is_summed_.assign(num_experts_, 0);
     for (const StepPeak& at : peaks_) {
       if (is_summed_[at.expert]) continue;
       is_summed_[at.expert] = 1;
-      CascadeSum sum;
-      for (const StepPeak& peak : peaks_) {
-        sum.add(peak.expert == at.expert ? peak.load_if_copied : peak.load);
-      }
-      sums_[at.expert] = sum.total();
+      const auto relieved = [&](int step) {
+        const StepPeak& peak = peaks_[step];
+        return peak.expert == at.expert ? peak.load_if_copied : peak.load;
+      };
+      sums_[at.expert] = at.expert < num_in_blocks ? sum_in_block(num_steps_, relieved)
+                                                   : sum_outside_blocks(num_steps_, relieved);
     }
     return static_cast<int32_t>(std::min_element(sums_.begin(), sums_.end()) - sums_.begin());
   }
 
   const int num_steps_;
+  const int64_t num_block_columns_;
   const int num_experts_;
   const int slots_per_rank_;
   int first_position_ = 0;
+  int64_t first_column_ = 0;
   std::vector<float> load_;  // [step, expert]
   std::vector<int64_t> total_;
   std::vector<int32_t> copies_;
@@ -224,7 +255,8 @@ Result<EplbAnswer> eplb_deepseek_vec(const EplbSizes& sizes,
   const int experts_per_node = s.num_logical_experts / s.num_nodes;
   const int slots_per_node = s.num_physical_experts / s.num_nodes;
   EplbAnswer answer = make_eplb_answer(s);
-  NodePlan plan(num_steps, experts_per_node, slots_per_node, s.num_physical_experts / s.num_ranks);
+  NodePlan plan(num_steps, static_cast<int64_t>(per_step), experts_per_node, slots_per_node,
+                s.num_physical_experts / s.num_ranks);
   for (int l = 0; l < s.num_layers; ++l) {
     const std::vector<int32_t> experts = experts_by_node(s, steps, num_steps, l);
     for (int node = 0; node < s.num_nodes; ++node) {
@@ -232,7 +264,7 @@ Result<EplbAnswer> eplb_deepseek_vec(const EplbSizes& sizes,
       const size_t base = static_cast<size_t>(l) * s.num_logical_experts;
       const size_t slots = static_cast<size_t>(l) * s.num_physical_experts + node * slots_per_node;
       plan.run(
-          node * experts_per_node,
+          node * experts_per_node, static_cast<int64_t>(base) + node * experts_per_node,
           [&](int step, int i) { return steps[step * per_step + base + logical[i]]; },
           [&](int slot, int expert, int replica) {
             answer.physical_to_logical[slots + slot] = logical[expert];

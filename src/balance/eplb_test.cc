@@ -3,6 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <fstream>
+#include <numeric>
+#include <sstream>
 #include <utility>
 
 #include "balance/eplb_answers.h"
@@ -54,6 +57,63 @@ TEST(Eplb, DeepSeekVecGivesTheReferenceAnswers) {
   ASSERT_TRUE(answer.ok()) << answer.error().message;
   EXPECT_EQ(answer->physical_to_logical, answers["phy2log"].values);
   EXPECT_EQ(answer->logical_count, answers["logcnt"].values);
+}
+
+struct RederivedCase {
+  std::string algorithm;
+  int num_steps = 0;
+  EplbSizes sizes;
+  std::vector<int64_t> active_ranks, steps, physical_to_logical, logical_count;
+};
+
+std::vector<int64_t> numbers_of(const std::string& line) {
+  std::istringstream text(line);
+  return {std::istream_iterator<int64_t>(text), {}};
+}
+
+std::vector<RederivedCase> rederived_cases() {
+  std::ifstream file(kFolder + "rederived.txt");
+  std::vector<RederivedCase> cases;
+  for (std::string line; std::getline(file, line);) {
+    if (line.starts_with('#')) continue;
+    RederivedCase& c = cases.emplace_back();
+    EplbSizes& s = c.sizes;
+    std::istringstream(line) >> c.algorithm >> c.num_steps >> s.num_layers >>
+        s.num_logical_experts >> s.num_physical_experts >> s.num_ranks >> s.num_nodes >>
+        s.num_groups;
+    for (auto* numbers : {&c.active_ranks, &c.steps, &c.physical_to_logical, &c.logical_count}) {
+      std::getline(file, line);
+      *numbers = numbers_of(line);
+    }
+  }
+  return cases;
+}
+
+Result<EplbAnswer> answer_of(const RederivedCase& c) {
+  const bool hierarchical = c.algorithm.ends_with("_hierarchical");
+  if (c.algorithm.starts_with("deepseek_vec")) {
+    return eplb_deepseek_vec(c.sizes, c.steps, hierarchical);
+  }
+  std::vector<float> load(c.logical_count.size(), 0);
+  for (size_t i = 0; i < c.steps.size(); ++i) {
+    load[i % load.size()] += static_cast<float>(c.steps[i]);
+  }
+  if (c.algorithm.starts_with("deepseek")) return eplb_deepseek(c.sizes, load, hierarchical);
+  const std::vector<uint8_t> active(c.active_ranks.begin(), c.active_ranks.end());
+  return eplb_elasticity_aware(c.sizes, load, active, hierarchical);
+}
+
+TEST(Eplb, EveryAlgorithmAgreesWithASeparateProgram) {
+  const std::vector<RederivedCase> cases = rederived_cases();
+  ASSERT_EQ(cases.size(), 37u);
+  for (const RederivedCase& c : cases) {
+    SCOPED_TRACE(c.algorithm + " of " + std::to_string(c.num_steps) + " steps, " +
+                 std::to_string(c.sizes.num_logical_experts) + " experts");
+    const auto answer = answer_of(c);
+    ASSERT_TRUE(answer.ok()) << answer.error().message;
+    EXPECT_TRUE(std::ranges::equal(answer->physical_to_logical, c.physical_to_logical));
+    EXPECT_TRUE(std::ranges::equal(answer->logical_count, c.logical_count));
+  }
 }
 
 #ifdef __GLIBCXX__
