@@ -112,6 +112,7 @@ TEST(TrtllmYaml, RefusesTheRest) {
   EXPECT_TRUE(contains(refusal(key), "assigns no layer"));
   EXPECT_TRUE(contains(refusal(key + "0: [1, 0]\n2: [0, 1]\n"), "lacks layer 1"));
   EXPECT_TRUE(contains(refusal(key + "0: [1, 0]\n1: [0, 1, 0]\n"), "3 slots in layer 1"));
+  EXPECT_TRUE(contains(refusal("num_slots: 3\n" + key + "0: [1, 0]\n"), "num_slots is 3"));
   EXPECT_TRUE(contains(refusal(key + "0: [1, 0]\n0: [0, 1]\n"), "layer 0 twice"));
   EXPECT_TRUE(contains(refusal(key + "0: [1, x]\n"), "no list of experts at layer 0"));
   EXPECT_TRUE(contains(refusal(key + "0 [1]\n"), "no ':'"));

@@ -69,6 +69,15 @@ std::optional<std::vector<int64_t>> parse_row(Scanner& scanner) {
   return row;
 }
 
+// What the file says of itself, if it does.
+std::optional<int64_t> stated_slots(std::string_view text) {
+  constexpr std::string_view kSlots = "\nnum_slots:";
+  if (text.starts_with(kSlots.substr(1))) return Scanner(text.substr(kSlots.size() - 1)).number();
+  const size_t found = text.find(kSlots);
+  if (found == text.npos) return std::nullopt;
+  return Scanner(text.substr(found + kSlots.size())).number();
+}
+
 }  // namespace
 
 Result<ExpertMap> parse_trtllm_yaml(std::string_view text) {
@@ -93,6 +102,10 @@ Result<ExpertMap> parse_trtllm_yaml(std::string_view text) {
   const auto num_rows = static_cast<int64_t>(rows.size());
   const auto num_slots = static_cast<int64_t>(rows.begin()->second.size());
   const int64_t first_layer = rows.begin()->first;
+  if (const auto stated = stated_slots(text); stated && *stated != num_slots) {
+    return corrupt_file("says num_slots is " + std::to_string(*stated) + ", but its layers have " +
+                        std::to_string(num_slots) + " slots");
+  }
   NumberArray numbers{{num_rows, num_slots}, {}};
   if (first_layer < 0 || first_layer > kMaxLayer) {
     return corrupt_file("has layer " + std::to_string(first_layer));

@@ -18,7 +18,8 @@
 
 namespace plimsoll {
 
-// Fails unless the layers follow each other and all have the same number of slots.
+// Fails unless the layers follow each other and all have the same number of slots, and num_slots,
+// if it is there.
 Result<ExpertMap> parse_trtllm_yaml(std::string_view text);
 
 std::string to_trtllm_yaml(const Placement& placement, int first_layer);
