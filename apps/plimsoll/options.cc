@@ -305,10 +305,14 @@ const std::vector<Option> kOptions = {
      .commands = kReplay,
      .field = [](Settings& s) -> Field { return &s.replay.policies; },
      .choices = {"static", "dynamic", "exact", "static+waterfill", "dynamic+waterfill",
-                 "exact+waterfill"},
+                 "exact+waterfill", "static+sglang_waterfill", "dynamic+sglang_waterfill",
+                 "exact+sglang_waterfill", "static+sglang_waterfill_global",
+                 "dynamic+sglang_waterfill_global", "exact+sglang_waterfill_global"},
      .help = "How copies are chosen, as --ep-dispatch-algorithm does, and whether the shared "
-             "expert may leave home. May be given several times; none is all but the "
-             "rare ones."},
+             "expert may leave home: to level the ranks, or, to compare with, drawn as SGLang's "
+             "--enable-waterfill does (_global: with SGLANG_DISABLE_STATIC_WATERFILL=1). May be "
+             "given several times; none is static, dynamic, exact and exact+waterfill, as far as "
+             "the objective and the shared experts allow."},
     {.name = "num-shared-experts",
      .section = kReplaying,
      .value_name = "N",

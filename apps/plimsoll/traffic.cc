@@ -116,7 +116,11 @@ RouteOptions route_of(const std::string& policy, const ReplaySettings& settings)
   if (settings.objective == "time") route.objective = RouteObjective::kTime;
   route.ns_per_expert = settings.ns_per_expert;
   route.ns_per_token = settings.ns_per_token;
-  route.waterfill = policy.ends_with("+waterfill");
+  route.waterfill = policy.find('+') != policy.npos;
+  if (policy.ends_with("+sglang_waterfill")) route.waterfill_rule = WaterfillRule::kSglang;
+  if (policy.ends_with("+sglang_waterfill_global")) {
+    route.waterfill_rule = WaterfillRule::kSglangGlobal;
+  }
   if (policy.starts_with("static")) route.algorithm = DispatchAlgorithm::kStatic;
   if (policy.starts_with("dynamic")) route.algorithm = DispatchAlgorithm::kDynamic;
   return route;
