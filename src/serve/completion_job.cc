@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <chrono>
 
+#include "serve/api_error.h"
+
 namespace plimsoll {
 namespace {
 
@@ -32,14 +34,9 @@ Json bytes_of(const Tokenizer& tokenizer, int32_t token) {
 }  // namespace
 
 void send_error(HttpReply& reply, int status, const std::string& message) {
-  const char* type = status == 429   ? "rate_limit_error"
-                     : status == 401 ? "authentication_error"
-                     : status >= 500 ? "server_error"
-                                     : "invalid_request_error";
   std::map<std::string, std::string> headers;
   if (status == 429) headers["Retry-After"] = "1";
-  const Json body = {{"error", {{"message", message}, {"type", type}, {"code", status}}}};
-  reply.send(status, "application/json", dump(body), headers);
+  reply.send(status, "application/json", api_error_body(status, message), headers);
 }
 
 void send_error(HttpReply& reply, const Error& error) {
@@ -102,7 +99,7 @@ void CompletionJob::hear(Result<RequestUpdate> update) {
   if (!update.ok()) {
     failed_ = true;
     if (!streaming_) return fail(update.error());
-    send_event({{"error", {{"message", update.error().message}, {"type", "server_error"}}}});
+    reply_->write("data: " + api_error_body(500, update.error().message) + "\n\n");
     return reply_->end();
   }
   Choice& choice = choices_[update->request_id - first_id_];
@@ -233,10 +230,10 @@ void CompletionJob::send_piece(Choice& choice,
   send_event(event);
 }
 
-// The beginning of a delta: the role, in the first one only.
+// The beginning of a delta. The first one says whose words come, and that there may be none.
 CompletionJob::Json CompletionJob::first_delta(Choice& choice) {
   Json delta = Json::object();
-  if (!choice.has_role) delta["role"] = "assistant";
+  if (!choice.has_role) delta = {{"role", "assistant"}, {"content", ""}};
   choice.has_role = true;
   return delta;
 }

@@ -22,7 +22,7 @@ struct JobContext {
   std::string prefill_server;  // host:port of who computes the prompts; empty: this server
 };
 
-// {"error": {"message", "type", "code"}} with the status, as OpenAI's API has it.
+// As OpenAI's API has it, with Retry-After where that helps.
 void send_error(HttpReply& reply, int status, const std::string& message);
 void send_error(HttpReply& reply, const Error& error);
 

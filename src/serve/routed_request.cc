@@ -1,8 +1,8 @@
 #include "serve/routed_request.h"
 
 #include <boost/asio/post.hpp>
-#include <nlohmann/json.hpp>
 
+#include "serve/api_error.h"
 #include "serve/completion_job.h"
 #include "serve/hand_over.h"
 
@@ -135,9 +135,7 @@ void RoutedRequest::hear_end(const Status& ended) {
 // Once bytes have gone to the client nobody else can go on; before, `why` is the answer unless
 // another attempt has a better one.
 void RoutedRequest::hear_break(const std::string& why) {
-  const nlohmann::json error = {
-      {"error", {{"message", why}, {"type", "server_error"}, {"code", kPrefillFailed}}}};
-  const std::string text = error.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  const std::string text = api_error_body(kPrefillFailed, why);
   if (streaming_) {
     reply_->write("data: " + text + "\n\n");
     return reply_->end();
