@@ -3,17 +3,21 @@
 
 #include "commands.h"
 #include "end_signals.h"
+#include "open_files.h"
 #include "terminal.h"
 
 namespace plimsoll {
 
 Result<int> run_router(const Settings& settings) {
   const EndSignals signals;
-  Router router({.host = settings.serve.host,
-                 .port = settings.serve.port,
-                 .prefill_urls = settings.router.prefill,
-                 .decode_urls = settings.router.decode,
-                 .log = [](const std::string& line) { talk(line); }});
+  RouterOptions options{.host = settings.serve.host,
+                        .port = settings.serve.port,
+                        .prefill_urls = settings.router.prefill,
+                        .decode_urls = settings.router.decode,
+                        .log = [](const std::string& line) { talk(line); }};
+  // A request on its way takes another connection, to its server.
+  options.http.max_connections = allow_connections(options.http.max_connections, 2);
+  Router router(options);
   if (Status status = router.start(); !status.ok()) return status.error();
   talk("listening on http://" + settings.serve.host + ":" + std::to_string(router.port()));
   while (!signals.wait()) {

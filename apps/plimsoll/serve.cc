@@ -4,6 +4,7 @@
 #include "command_line.h"
 #include "commands.h"
 #include "end_signals.h"
+#include "open_files.h"
 #include "run_requests.h"
 #include "serve/server.h"
 #include "terminal.h"
@@ -30,6 +31,7 @@ ServerOptions server_options(const Settings& settings) {
                         .disaggregation = settings.serve.disaggregation,
                         .model_dir = settings.engine.model_dir};
   options.disaggregation.mode = settings.engine.disaggregation_mode;
+  options.http.max_connections = allow_connections(options.http.max_connections, 1);
   Json info = Json::object();
   for (const Option* option : options_of(kServe)) {
     if (!option->is_secret) info[std::string(option->name)] = values_of(*option, settings);

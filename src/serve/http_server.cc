@@ -11,6 +11,7 @@
 #include <thread>
 #include <unordered_set>
 
+#include "serve/api_error.h"
 #include "serve/url.h"
 
 namespace plimsoll {
@@ -22,11 +23,14 @@ using tcp = asio::ip::tcp;
 
 class Connection;
 
+constexpr auto kNever = std::chrono::steady_clock::time_point::max();
+
 struct HttpServer::Impl {
   Impl(const HttpLimits& limits, HttpHandler handler)
       : limits(limits), handler(std::move(handler)), acceptor(io), retry(io), stopping(io) {}
 
   void accept();
+  bool close_idlest();
   void stop_once_sent(std::chrono::steady_clock::time_point deadline);
 
   HttpLimits limits;
@@ -51,6 +55,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   void start() { read_request(/*first=*/true); }
   bool has_unsent() const { return !unsent_.empty(); }
+  // Since when it has waited for its client's next request; the end of time while it does not.
+  std::chrono::steady_clock::time_point idle_since() const { return idle_since_; }
   void close();
 
   // The answer to request number `request` of this connection; stale ones are ignored.
@@ -66,9 +72,10 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
  private:
   static constexpr size_t kReadBufferBytes = 64 * 1024;
+  static constexpr std::chrono::seconds kLingerTime{2};
 
   void expect_within(std::chrono::seconds limit);
-  void stop_clock() { deadline_.expires_at(std::chrono::steady_clock::time_point::max()); }
+  void stop_clock() { deadline_.expires_at(kNever); }
   void read_request(bool first);
   void on_header(beast::error_code error);
   void read_body();
@@ -76,8 +83,11 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void refuse(int status, const std::string& message);
   void dispatch();
   void watch_for_leaving();
+  void linger();
+  void drop_bytes();
   void queue(std::string bytes);
   void write_next();
+  void on_all_sent();
   void count_sent(size_t num_bytes);
   void finish_answer();
 
@@ -85,6 +95,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   tcp::socket socket_;
   asio::steady_timer deadline_;
   bool timed_out_ = false;
+  std::chrono::steady_clock::time_point idle_since_ = kNever;
   beast::flat_buffer buffer_;
   std::optional<http::request_parser<http::string_body>> parser_;
   uint64_t request_idx_ = 0;
@@ -93,6 +104,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool chunked_ = false;
   bool head_only_ = false;  // the request is HEAD
   bool keep_alive_ = false;
+  bool refused_ = false;  // without having been read to its end
   bool closed_ = false;
   std::deque<std::string> unsent_;
   size_t num_unsent_bytes_ = 0;
@@ -149,11 +161,6 @@ class Reply final : public HttpReply {
   uint64_t request_;
 };
 
-std::string error_body(int status, const std::string& message) {
-  return "{\"error\":{\"message\":\"" + message +
-         "\",\"type\":\"invalid_request_error\",\"code\":" + std::to_string(status) + "}}";
-}
-
 }  // namespace
 
 void Connection::close() {
@@ -188,6 +195,7 @@ void Connection::read_request(bool first) {
   parser_.emplace();
   parser_->header_limit(static_cast<uint32_t>(server_.limits.max_header_bytes));
   parser_->body_limit(server_.limits.max_body_bytes);
+  idle_since_ = std::chrono::steady_clock::now();
   const bool has_bytes = buffer_.size() > 0;
   expect_within(first || has_bytes ? server_.limits.request_timeout : server_.limits.idle_timeout);
   http::async_read_header(
@@ -197,6 +205,7 @@ void Connection::read_request(bool first) {
 
 void Connection::on_header(beast::error_code error) {
   if (closed_) return;
+  idle_since_ = kNever;
   if (error == http::error::header_limit || error == http::error::buffer_overflow) {
     return refuse(431, "the request's head is larger than this server takes");
   }
@@ -212,14 +221,14 @@ void Connection::on_header(beast::error_code error) {
   if (length && *length > server_.limits.max_body_bytes) {
     return refuse(413, "the request's body is larger than this server takes");
   }
-  expect_within(server_.limits.request_timeout);
   if (beast::iequals(parser_->get()[http::field::expect], "100-continue")) {
-    queue("HTTP/1.1 100 Continue\r\n\r\n");
+    return queue("HTTP/1.1 100 Continue\r\n\r\n");  // the body is read once this is sent
   }
   read_body();
 }
 
 void Connection::read_body() {
+  expect_within(server_.limits.request_timeout);
   http::async_read(
       socket_, buffer_, *parser_,
       [self = shared_from_this()](beast::error_code error, size_t) { self->on_body(error); });
@@ -240,7 +249,27 @@ void Connection::on_body(beast::error_code error) {
 void Connection::refuse(int status, const std::string& message) {
   keep_alive_ = false;
   answering_ = true;
-  send_head(++request_idx_, status, "application/json", error_body(status, message), {});
+  refused_ = true;
+  send_head(++request_idx_, status, "application/json", api_error_body(status, message), {});
+}
+
+// Closing on bytes that were not read would make the kernel reset the connection, and the client
+// lose the answer. What still comes is dropped for a while.
+void Connection::linger() {
+  beast::error_code ignored;
+  socket_.shutdown(tcp::socket::shutdown_send, ignored);
+  expect_within(kLingerTime);
+  drop_bytes();
+}
+
+void Connection::drop_bytes() {
+  buffer_.clear();
+  socket_.async_read_some(buffer_.prepare(kReadBufferBytes),
+                          [self = shared_from_this()](beast::error_code error, size_t) {
+                            if (self->closed_) return;
+                            if (error) return self->close();
+                            self->drop_bytes();
+                          });
 }
 
 void Connection::dispatch() {
@@ -358,14 +387,7 @@ void Connection::queue(std::string bytes) {
 
 void Connection::write_next() {
   if (closed_) return;
-  if (unsent_.empty()) {
-    if (answering_ || !parser_ || !parser_->is_done()) {
-      if (!answering_ && !keep_alive_ && request_idx_ > 0) close();  // after a refusal
-      return;
-    }
-    if (!keep_alive_) return close();
-    return read_request(/*first=*/false);
-  }
+  if (unsent_.empty()) return on_all_sent();
   writing_ = true;
   expect_within(server_.limits.write_timeout);
   socket_.async_write_some(asio::buffer(unsent_.front()) + num_sent_bytes_,
@@ -379,6 +401,14 @@ void Connection::write_next() {
                            });
 }
 
+void Connection::on_all_sent() {
+  if (answering_) return;  // more is to come
+  if (refused_) return linger();
+  if (!parser_->is_done()) return read_body();  // after 100 Continue
+  if (!keep_alive_) return close();
+  read_request(/*first=*/false);
+}
+
 void Connection::count_sent(size_t num_bytes) {
   num_unsent_bytes_ -= num_bytes;
   num_sent_bytes_ += num_bytes;
@@ -387,16 +417,28 @@ void Connection::count_sent(size_t num_bytes) {
   num_sent_bytes_ = 0;
 }
 
+// Makes room for a new client: closes the connection that has waited longest for its client's next
+// request. False where all are busy.
+bool HttpServer::Impl::close_idlest() {
+  const auto idlest = std::ranges::min_element(
+      connections, {}, [](const auto& connection) { return connection->idle_since(); });
+  if (idlest == connections.end() || (*idlest)->idle_since() == kNever) return false;
+  const std::shared_ptr<Connection> closed = *idlest;
+  closed->close();
+  return true;
+}
+
 void HttpServer::Impl::accept() {
   acceptor.async_accept([this](beast::error_code error, tcp::socket socket) {
     if (error == asio::error::operation_aborted) return;
+    if (error == asio::error::no_descriptors && close_idlest()) return accept();
     if (error) {
       retry.expires_after(std::chrono::milliseconds(100));
       return retry.async_wait([this](beast::error_code cancelled) {
         if (!cancelled) accept();
       });
     }
-    if (static_cast<int>(connections.size()) < limits.max_connections) {
+    if (static_cast<int>(connections.size()) < limits.max_connections || close_idlest()) {
       beast::error_code ignored;
       socket.set_option(tcp::no_delay(true), ignored);
       const auto connection = std::make_shared<Connection>(*this, std::move(socket));

@@ -20,10 +20,10 @@ struct HttpLimits {
   size_t max_header_bytes = 16 * 1024;
   size_t max_body_bytes = 4 * 1024 * 1024;
   size_t max_unsent_bytes = 4 * 1024 * 1024;  // of one stream: a client that does not read
-  int max_connections = 8192;
-  std::chrono::seconds request_timeout{30};  // from a request's first byte to its last
-  std::chrono::seconds idle_timeout{120};    // between requests
-  std::chrono::seconds write_timeout{60};    // without the client taking a byte
+  int max_connections = 8192;                 // more make the one close that is idle longest
+  std::chrono::seconds request_timeout{30};   // from a request's first byte to its last
+  std::chrono::seconds idle_timeout{120};     // between requests
+  std::chrono::seconds write_timeout{60};     // without the client taking a byte
 };
 
 struct HttpRequest {

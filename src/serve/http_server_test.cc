@@ -97,6 +97,24 @@ TEST_F(HttpServerTest, RefusesWhatIsTooLargeOrNoHttp) {
   EXPECT_EQ(status_of(claims.receive_all()), 413);
 }
 
+TEST_F(HttpServerTest, SaysWhyItRefusesToAClientThatGoesOnSending) {
+  serve({.max_body_bytes = 1000});
+  EXPECT_EQ(status_of(ask(server_->port(), "POST", "/", std::string(kLargeBytes, 'x'))), 413);
+}
+
+TEST_F(HttpServerTest, GivesUpOnABodyThatDoesNotComeAfterContinue) {
+  serve({.request_timeout = std::chrono::seconds(1)});
+  TestClient slow(server_->port());
+  slow.send("POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n");
+  EXPECT_EQ(status_of(slow.receive()), 100);
+  EXPECT_EQ(status_of(slow.receive_all()), 408);
+  TestClient client(server_->port());
+  client.send("POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n");
+  EXPECT_EQ(status_of(client.receive()), 100);
+  client.send("hello");
+  EXPECT_EQ(body_of(client.receive()), "POST / hello");
+}
+
 TEST_F(HttpServerTest, GivesUpOnASlowRequest) {
   serve({.request_timeout = std::chrono::seconds(1)});
   TestClient slow(server_->port());
@@ -176,6 +194,32 @@ TEST_F(HttpServerTest, IdleConnectionsDoNotStopNewOnes) {
     ASSERT_TRUE(idle.back()->connected());
   }
   EXPECT_EQ(status_of(ask(server_->port(), "GET", "/")), 200);
+}
+
+TEST_F(HttpServerTest, ClosesTheIdlestConnectionForANewClient) {
+  serve({.max_connections = 4});
+  TestClient busy(server_->port());
+  busy.send("GET /never HTTP/1.1\r\nHost: x\r\n\r\n");
+  ASSERT_TRUE(soon([&] { return is_held_.load(); }));
+  std::vector<std::unique_ptr<TestClient>> idle;
+  for (int i = 0; i < 20; ++i) {
+    idle.push_back(std::make_unique<TestClient>(server_->port()));
+    idle.back()->send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    EXPECT_EQ(status_of(idle.back()->receive()), 200);
+  }
+  EXPECT_EQ(idle.front()->receive_all(), "") << "it was closed";
+  idle.back()->send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+  EXPECT_EQ(status_of(idle.back()->receive()), 200);
+  held_->send(200, "text/plain", "at last");
+  EXPECT_EQ(body_of(busy.receive()), "at last");
+}
+
+TEST_F(HttpServerTest, GivesUpAClientThatTakesNothing) {
+  serve({.write_timeout = std::chrono::seconds(1)});
+  TestClient client(server_->port());
+  client.send("GET /large HTTP/1.1\r\nHost: x\r\n\r\n");
+  EXPECT_TRUE(soon([&] { return sent_large_.load() && server_->num_connections() == 0; }));
+  EXPECT_LT(client.receive_all().size(), kLargeBytes);
 }
 
 TEST_F(HttpServerTest, SaysWhyItCannotListen) {

@@ -12,9 +12,9 @@ COMMAND = os.environ["PLIMSOLL_COMMAND"]
 
 
 class Server:
-    def __init__(self, *flags):
+    def __init__(self, *flags, **process):
         command = [COMMAND, "serve", "--model", ROOT / "demo/model", "--port", "0", *flags]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **process)
         log = ""
         while not log.endswith("ready\n"):
             line = self.process.stderr.readline()
