@@ -198,13 +198,23 @@ Status Engine::step(std::vector<RequestUpdate>& updates) {
   pending_.clear();
   if (rebalancer_) rebalancer_->before_step();
   plan_ = scheduler_.plan();
-  Status ran = leads() ? lead_step({*mesh_, team_, recorder_or_null()}, plan_, result_)
-                       : team_.run(plan_, result_);
-  if (!ran.ok()) return ran;
+  if (Status ran = run(plan_, result_); !ran.ok()) return ran;
   if (recorder_) end_recorded_pass();
   if (rebalancer_) rebalancer_->after_step(result_);
   scheduler_.apply(plan_, result_, updates);
   return ok_status();
+}
+
+Status Engine::run(const StepPlan& plan, StepResult& result) {
+  return leads() ? lead_step({*mesh_, team_, recorder_or_null()}, plan, result)
+                 : team_.run(plan, result);
+}
+
+Status Engine::drop_ended() {
+  const std::optional<StepPlan> plan = scheduler_.plan_drop();
+  if (!plan) return ok_status();
+  StepResult nothing;
+  return run(*plan, nothing);
 }
 
 Status Engine::start_rebalance() {

@@ -44,6 +44,9 @@ class Engine {
   // Runs one step and appends the news of its requests. The plan and the result stay readable until
   // the next step.
   Status step(std::vector<RequestUpdate>& updates);
+  // Lets the ranks of an idle engine drop the states of sequences that ended after the last step.
+  Status drop_ended();
+  size_t num_held_sequences() const { return team_.num_sequences(); }  // by this process' ranks
   const StepPlan& last_plan() const { return plan_; }
   const StepResult& last_result() const { return result_; }
 
@@ -74,6 +77,7 @@ class Engine {
          std::unique_ptr<ProcessGroup> processes);
   bool leads() const { return mesh_ != nullptr && mesh_->process() == 0; }
   Recorder* recorder_or_null() { return recorder_ ? &*recorder_ : nullptr; }
+  Status run(const StepPlan& plan, StepResult& result);
   void end_recorded_pass();
 
   ModelWeights weights_;

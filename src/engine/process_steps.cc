@@ -11,12 +11,13 @@ namespace {
 // From process 0. Without ranks: the job is done.
 struct Order {
   StepMode mode = StepMode::kNormal;
+  bool computes = true;
   bool recording = false;
   std::vector<RankPlan> ranks;  // those of the process
 };
 template <typename Stream>
 void transfer(Stream& stream, Order& order) {
-  stream(order.mode, order.recording, order.ranks);
+  stream(order.mode, order.computes, order.recording, order.ranks);
 }
 
 // What came of it.
@@ -43,6 +44,7 @@ Status send_order(const ProcessRanks& ranks, int process, const StepPlan& plan) 
   const RankBlock block = block_of(ranks, process);
   const auto first = plan.ranks.begin() + block.first;
   return ranks.mesh.send(process, to_bytes(Order{.mode = plan.mode,
+                                                 .computes = plan.computes,
                                                  .recording = is_recording(ranks),
                                                  .ranks = {first, first + block.count}}));
 }
@@ -63,7 +65,7 @@ Status take_report(const ProcessRanks& ranks, int process, StepResult& result) {
 
 Report run_order(const ProcessRanks& ranks, Order order) {
   const RankBlock block = block_of(ranks, ranks.mesh.process());
-  StepPlan plan{.mode = order.mode};
+  StepPlan plan{.mode = order.mode, .computes = order.computes};
   plan.ranks.resize(ranks.team.num_ranks());
   std::ranges::move(order.ranks, plan.ranks.begin() + block.first);
   for (int r = block.first; ranks.recorder != nullptr && r < block.first + block.count; ++r) {

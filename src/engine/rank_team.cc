@@ -57,6 +57,12 @@ RankTeam::~RankTeam() {
   meeting_.arrive_and_wait();
 }
 
+size_t RankTeam::num_sequences() const {
+  size_t sum = 0;
+  for (const auto& worker : workers_) sum += worker->num_sequences();
+  return sum;
+}
+
 Status RankTeam::run(const StepPlan& plan, StepResult& result) {
   plan_ = &plan;
   result_ = &result;
@@ -78,7 +84,9 @@ void RankTeam::serve(int idx) {
     if (plan_ == nullptr) return;
     // Every rank knows the whole routing; one of them writes it down.
     StepBalance* balance = rank == 0 ? &result_->balance : nullptr;
-    if (status.ok()) {
+    if (!plan_->computes) {
+      workers_[idx]->drop(plan_->ranks[rank].closed);
+    } else if (status.ok()) {
       status = workers_[idx]->run(plan_->ranks[rank], plan_->mode, result_->ranks[rank], balance);
       if (!status.ok()) communicators_[idx]->leave();
     }

@@ -28,7 +28,8 @@ class RankTeam {
   // Of all processes.
   int num_ranks() const { return group_.num_ranks(); }
 
-  // Between steps only.
+  // Sequences whose states this process holds. Between steps only, as what follows.
+  size_t num_sequences() const;
   void set_layer_sink(const LayerSink& sink) {
     for (const auto& worker : workers_) worker->set_layer_sink(sink);
   }

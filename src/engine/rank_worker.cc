@@ -50,8 +50,12 @@ Status RankWorker::run(const RankPlan& plan,
   return ok_status();
 }
 
+void RankWorker::drop(std::span<const int64_t> sequence_ids) {
+  for (int64_t id : sequence_ids) sequences_.erase(id);
+}
+
 Status RankWorker::open_segments(const RankPlan& plan) {
-  for (int64_t id : plan.closed) sequences_.erase(id);
+  drop(plan.closed);
   for (const ArrivedSequence& sequence : plan.arrived) {
     sequences_.insert_or_assign(sequence.sequence_id, std::move(*sequence.state));
   }

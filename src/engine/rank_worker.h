@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <span>
 #include <unordered_map>
 #include <vector>
 
@@ -31,6 +32,10 @@ class RankWorker {
   // Collective: every rank runs its part of the same step. `balance` is filled where it is not
   // null.
   Status run(const RankPlan& plan, StepMode mode, RankResult& result, StepBalance* balance);
+
+  // Forgets sequences; no part of a step, so other ranks need not take part.
+  void drop(std::span<const int64_t> sequence_ids);
+  size_t num_sequences() const { return sequences_.size(); }
 
   void set_layer_sink(LayerSink sink) { layer_sink_ = std::move(sink); }
 

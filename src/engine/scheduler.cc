@@ -151,6 +151,17 @@ StepPlan Scheduler::plan() {
   return plan;
 }
 
+std::optional<StepPlan> Scheduler::plan_drop() {
+  const auto has_closed = [](const Rank& rank) { return !rank.closed.empty(); };
+  if (!idle() || std::ranges::none_of(ranks_, has_closed)) return std::nullopt;
+  StepPlan plan{.computes = false};
+  for (Rank& rank : ranks_) {
+    plan.ranks.push_back({.closed = std::move(rank.closed)});
+    rank.closed.clear();
+  }
+  return plan;
+}
+
 void Scheduler::plan_rank(Rank& rank, RankPlan& plan, bool& any_prompt) const {
   std::swap(plan.closed, rank.closed);
   std::swap(plan.arrived, rank.arrived);

@@ -13,6 +13,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <unordered_map>
 #include <vector>
 
@@ -53,8 +54,7 @@ class Scheduler {
   void add(Request request);
   void cancel(int64_t request_id);
 
-  // Nothing waits or runs. (Ranks may still hold ended sequences; they hear of it with the next
-  // plan.)
+  // Nothing waits or runs. (Ranks may still hold ended sequences, see plan_drop.)
   bool idle() const { return places_.empty(); }
   int num_waiting() const { return static_cast<int>(waiting_.size()); }
   int num_running() const { return static_cast<int>(places_.size() - waiting_.size()); }
@@ -64,6 +64,9 @@ class Scheduler {
   double state_use() const;  // of the fullest rank, as a share of its limits; 1 is full
 
   StepPlan plan();
+  // While nothing runs no step tells the ranks what to drop; this plan does. None where there is
+  // nothing to tell.
+  std::optional<StepPlan> plan_drop();
   // Takes the results of the step that plan() gave last, and appends what each request should hear.
   void apply(const StepPlan& plan, StepResult& result, std::vector<RequestUpdate>& updates);
 

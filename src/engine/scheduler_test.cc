@@ -53,6 +53,23 @@ TEST(Scheduler, CutsPromptsIntoChunksAndThenDecodes) {
   EXPECT_EQ(scheduler.plan().ranks[0].closed, std::vector<int64_t>{1});
 }
 
+TEST(Scheduler, TellsIdleRanksWhatToDrop) {
+  Scheduler scheduler({.num_ranks = 2});
+  scheduler.add(request(1, 10, 5));
+  scheduler.add(request(2, 10, 5));
+  StepPlan plan;
+  step(scheduler, plan);
+  scheduler.cancel(1);
+  EXPECT_FALSE(scheduler.plan_drop()) << "a step is to come, which tells them";
+  scheduler.cancel(2);
+  const auto drop = scheduler.plan_drop();
+  ASSERT_TRUE(drop);
+  EXPECT_FALSE(drop->computes);
+  EXPECT_EQ(drop->ranks[0].closed, std::vector<int64_t>{1});
+  EXPECT_EQ(drop->ranks[1].closed, std::vector<int64_t>{2});
+  EXPECT_FALSE(scheduler.plan_drop());
+}
+
 TEST(Scheduler, SpreadsRequestsByWorkAndMixesDecodeWithPrefill) {
   Scheduler scheduler({.num_ranks = 2, .chunked_prefill_size = 100});
   scheduler.add(request(1, 50, 5));

@@ -56,6 +56,7 @@ struct RankPlan {
 
 struct StepPlan {
   StepMode mode = StepMode::kNormal;
+  bool computes = true;  // false: no step, the ranks only drop what is closed
   std::vector<RankPlan> ranks;
 };
 

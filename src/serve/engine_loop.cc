@@ -39,7 +39,6 @@ void EngineLoop::stop() {
 Status EngineLoop::submit(std::vector<Request> requests,
                           RequestListener listener,
                           const std::string& prefill_server) {
-  if (draining_) return unavailable("the server is shutting down");
   if (Status status = health(); !status.ok()) {
     return unavailable("the engine has failed: " + status.error().message);
   }
@@ -53,8 +52,11 @@ Status EngineLoop::submit(std::vector<Request> requests,
                             " answers, but this server holds at most " + std::to_string(room) +
                             " (--max-running-requests and --max-queued-requests together)");
   }
-  if (num_live_.fetch_add(num_requests) + num_requests > room) {
+  const int64_t num_live = num_live_.fetch_add(num_requests) + num_requests;
+  // Looked at after they count: drain() waits for them, or they are refused.
+  if (draining_ || num_live > room) {
     num_live_ -= num_requests;
+    if (draining_) return unavailable("the server is shutting down");
     return unavailable("the queue is full: " + std::to_string(room) + " requests run or wait");
   }
   const Clock::time_point now = Clock::now();
@@ -166,7 +168,7 @@ void EngineLoop::serve() {
       if (stopping_) return;
     }
     run_actions();
-    if (!engine_->idle() && healthy_) step();
+    if (healthy_) advance();
     metrics_.set_scheduler(engine_->scheduler());
   }
 }
@@ -178,6 +180,13 @@ void EngineLoop::run_actions() {
     std::swap(actions, actions_);
   }
   for (const auto& action : actions) action(*engine_);
+}
+
+// An idle engine holds no states.
+void EngineLoop::advance() {
+  if (!engine_->idle()) step();
+  if (!healthy_ || !engine_->idle()) return;
+  if (Status status = engine_->drop_ended(); !status.ok()) fail_all(status.error());
 }
 
 void EngineLoop::step() {

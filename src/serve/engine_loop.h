@@ -94,6 +94,7 @@ class EngineLoop {
 
   void serve();
   void run_actions();
+  void advance();
   void step();
   void hear(RequestUpdate& update);
   void measure(Live& live, const RequestUpdate& update);
