@@ -83,6 +83,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void refuse(int status, const std::string& message);
   void dispatch();
   void watch_for_leaving();
+  bool seems_gone() const { return half_closed_ && left_ && !streaming_; }
   void linger();
   void drop_bytes();
   void queue(std::string bytes);
@@ -104,7 +105,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool chunked_ = false;
   bool head_only_ = false;  // the request is HEAD
   bool keep_alive_ = false;
-  bool refused_ = false;  // without having been read to its end
+  bool half_closed_ = false;  // nothing more comes from the client
+  bool refused_ = false;      // without having been read to its end
   bool closed_ = false;
   std::deque<std::string> unsent_;
   size_t num_unsent_bytes_ = 0;
@@ -287,6 +289,7 @@ void Connection::dispatch() {
   chunked_ = message.version() >= 11;
   answering_ = true;
   streaming_ = false;
+  half_closed_ = false;
   ++request_idx_;
   watch_for_leaving();
   server_.handler(std::move(request),
@@ -294,7 +297,8 @@ void Connection::dispatch() {
 }
 
 // While an answer is being made nothing is read, so a client that hangs up shows as readability.
-// A stream goes on after a half-close: if the client is really gone, the next writes fail.
+// One that only has no more to send looks the same. Who holds work back for it hears that it has
+// left; where nobody does, and where a stream runs, the next writes tell.
 void Connection::watch_for_leaving() {
   socket_.async_wait(tcp::socket::wait_read, [self = shared_from_this(),
                                               request = request_idx_](beast::error_code error) {
@@ -307,8 +311,8 @@ void Connection::watch_for_leaving() {
     // The event may be that of bytes which have been read already.
     if (peek_error == asio::error::would_block) return self->watch_for_leaving();
     const bool reset = peek_error && peek_error != asio::error::eof;
-    const bool half_closed = peek_error == asio::error::eof || (!peek_error && n == 0);
-    if (reset || (half_closed && !self->streaming_)) self->close();
+    self->half_closed_ = peek_error == asio::error::eof || (!peek_error && n == 0);
+    if (reset || self->seems_gone()) self->close();
   });
 }
 
@@ -318,6 +322,7 @@ void Connection::set_left_callback(uint64_t request, std::function<void()> callb
     return;
   }
   left_ = std::move(callback);
+  if (seems_gone()) close();
 }
 
 void Connection::send_head(uint64_t request,

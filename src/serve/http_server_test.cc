@@ -21,6 +21,11 @@ class HttpServerTest : public testing::Test {
             for (int i = 0; i < 3; ++i) reply->write("part" + std::to_string(i) + ";");
             return reply->end();
           }
+          if (request.path == "/held") {
+            held_ = reply;
+            is_held_ = true;
+            return;
+          }
           if (request.path == "/never") {
             held_ = reply;
             is_held_ = true;
@@ -131,6 +136,25 @@ TEST_F(HttpServerTest, NoticesThatAClientLeft) {
   }
   EXPECT_TRUE(soon([&] { return left_.load(); }));
   EXPECT_TRUE(soon([&] { return server_->num_connections() == 0; }));
+}
+
+TEST_F(HttpServerTest, AnswersAClientThatHasNoMoreToSend) {
+  serve();
+  TestClient client(server_->port());
+  client.send("GET /held HTTP/1.1\r\nHost: x\r\n\r\n");
+  client.finish_sending();
+  ASSERT_TRUE(soon([&] { return is_held_.load(); }));
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));  // it is seen to have none
+  held_->send(200, "text/plain", "all the same");
+  EXPECT_EQ(body_of(client.receive()), "all the same");
+
+  is_held_ = false;
+  TestClient leaving(server_->port());
+  leaving.send("GET /held HTTP/1.1\r\nHost: x\r\n\r\n");
+  leaving.finish_sending();
+  ASSERT_TRUE(soon([&] { return is_held_.load(); }));
+  held_->on_client_left([this] { left_ = true; });
+  EXPECT_TRUE(soon([&] { return left_.load(); }));
 }
 
 TEST_F(HttpServerTest, SendsAWholeAnswerOfAnySize) {

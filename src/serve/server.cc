@@ -1,22 +1,23 @@
 #include "serve/server.h"
 
 #include <algorithm>
-#include <fstream>
+#include <boost/asio/post.hpp>
 #include <nlohmann/json.hpp>
 #include <random>
-#include <sstream>
 
 #include "model/checkpoint_fingerprint.h"
-#include "plimsoll/recording.h"
 #include "record/json_text.h"
 #include "serve/balance_page.h"
 #include "serve/rebalance_json.h"
+#include "serve/recorder_dump.h"
 
 namespace plimsoll {
 namespace {
 
 using Json = nlohmann::ordered_json;
 constexpr size_t kBalanceSteps = 1000;
+// Bodies above this take long enough to read for other clients to notice.
+constexpr size_t kLargeBodyBytes = 16 * 1024;
 constexpr const char* kVersion = PLIMSOLL_VERSION;
 
 void send_json(HttpReply& reply, const Json& json) {
@@ -106,6 +107,7 @@ Server::Server(const ServerOptions& options)
 
 Server::~Server() {
   http_.stop();
+  aside_.join();
   if (loop_) loop_->stop();
 }
 
@@ -159,6 +161,7 @@ void Server::after_step(Engine& engine) {
 
 void Server::drain() {
   if (ready_) loop_->drain();
+  aside_.join();
   http_.drain();
 }
 
@@ -256,7 +259,19 @@ void Server::complete(const HttpRequest& request,
                       "this is a decode server; ask the router, which names a prefill "
                       "server for each request");
   }
-  const Result<nlohmann::json> body = parse_json(request.body);
+  if (request.body.size() <= kLargeBodyBytes) {
+    return start_job(request.body, prefill_server, reply, chat);
+  }
+  boost::asio::post(aside_, [this, body = request.body, prefill_server, reply, chat] {
+    start_job(body, prefill_server, reply, chat);
+  });
+}
+
+void Server::start_job(const std::string& text,
+                       const std::string& prefill_server,
+                       const std::shared_ptr<HttpReply>& reply,
+                       bool chat) {
+  const Result<nlohmann::json> body = parse_json(text);
   if (!body.ok()) return send_error(*reply, 400, "the body " + body.error().message);
   Result<CompletionRequest> parsed = parse_completion(*body, chat, *tokenizer_, loop_->config(),
                                                       loop_->setup().limits.max_sequence_tokens);
@@ -292,23 +307,10 @@ void Server::dump_record(const HttpRequest& request, const std::shared_ptr<HttpR
   loop_->post([this, reply, download](Engine& engine) {
     const Result<std::vector<std::string>> paths = engine.dump_recording(options_.recorder_dir);
     if (!paths.ok()) return send_error(*reply, 400, paths.error().message);
-    if (download) {
-      std::ifstream file(paths->front(), std::ios::binary);
-      std::ostringstream bytes;
-      bytes << file.rdbuf();
-      const std::string name = paths->front().substr(paths->front().rfind('/') + 1);
-      return reply->send(200, "application/octet-stream", bytes.str(),
-                         {{"Content-Disposition", "attachment; filename=\"" + name + "\""}});
-    }
-    const Result<Recording> written = read_recording(paths->front());
-    if (!written.ok()) return send_error(*reply, 500, written.error().message);
-    Json answer = {{"path", paths->front()},
-                   {"paths", *paths},
-                   {"num_passes", written->passes.size()},
-                   {"num_tokens", written->info ? written->info->num_tokens : 0}};
-    answer["balancedness"] =
-        written->average_utilization_rate ? Json(*written->average_utilization_rate) : Json();
-    send_json(*reply, answer);
+    boost::asio::post(
+        aside_, [reply, paths = *paths, answer = download ? send_dump_files : send_dump_summary] {
+          answer(*reply, paths);
+        });
   });
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <boost/asio/thread_pool.hpp>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -70,6 +71,10 @@ class Server {
   void completions(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply);
   void chat_completions(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply);
   void complete(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply, bool chat);
+  void start_job(const std::string& text,
+                 const std::string& prefill_server,
+                 const std::shared_ptr<HttpReply>& reply,
+                 bool chat);
   void start_record(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply);
   void stop_record(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply);
   void dump_record(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply);
@@ -87,6 +92,8 @@ class Server {
   std::unique_ptr<PrefillService> prefill_service_;  // of a prefill server
   std::atomic<bool> ready_ = false;
   uint64_t default_seed_ = 0;
+  // What takes long, and neither steps nor other clients should wait for.
+  boost::asio::thread_pool aside_{1};
   HttpServer http_;  // last: its thread uses all of the above
 };
 
