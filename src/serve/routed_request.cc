@@ -115,7 +115,9 @@ void RoutedRequest::hear_end(const Status& ended) {
   if (left_) return end(RouteEnd::kClientLeft);
   if (!ended.ok()) {
     pool_.doubt(*decode);
-    hear_break(decode->text() + ": " + ended.error().message);
+    // Of a server that was given up this end is but the consequence.
+    const std::string& why = decode->ready ? ended.error().message : decode->why_not;
+    hear_break(decode->text() + ": " + why);
     return streaming_ ? end(RouteEnd::kFailed) : try_without(*decode);
   }
   if (streaming_) {

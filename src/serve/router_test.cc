@@ -206,6 +206,29 @@ TEST_F(RouterTest, AServerThatHangsLosesItsRequestsToOthers) {
   expect_nothing_left();
 }
 
+TEST_F(RouterTest, AStreamOfAServerThatHangsEndsWithTheReason) {
+  FakeServer prefill("prefill", say_nothing);
+  std::atomic<bool> hangs = false;
+  std::shared_ptr<HttpReply> stream;  // never ended
+  HttpServer hanging({}, [&](HttpRequest request, std::shared_ptr<HttpReply> reply) {
+    if (request.path != "/health") {
+      hangs = true;
+      reply->begin_stream(200, "text/event-stream");
+      reply->write("data: begun\n\n");
+      stream = std::move(reply);
+    } else if (!hangs) {
+      reply->send(200, "application/json", R"({"status":"ok","role":"decode"})");
+    }
+  });
+  ASSERT_TRUE(hanging.start("127.0.0.1", 0).ok());
+  start({prefill.url()}, {"http://127.0.0.1:" + std::to_string(hanging.port())});
+  wait_for_ready(2);
+  const std::string streamed = post();
+  EXPECT_NE(streamed.find("data: begun"), streamed.npos) << streamed;
+  EXPECT_NE(streamed.find("health checks in a row\""), streamed.npos) << streamed;
+  expect_nothing_left();
+}
+
 TEST_F(RouterTest, AClientThatLeavesIsForgottenEverywhere) {
   FakeServer prefill("prefill", say_nothing), decode("decode", say_nothing);
   start({prefill.url()}, {decode.url()});
