@@ -2,38 +2,17 @@
 // request that is over, however it ended.
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <thread>
 
-#include "serve/http_test_client.h"
-#include "serve/server.h"
+#include "plimsoll/recording.h"
+#include "serve/disaggregation_test_support.h"
 
 namespace plimsoll {
 namespace {
 
 using nlohmann::json;
-const std::string kModel = std::string(PLIMSOLL_SOURCE_DIR) + "/demo/model";
-
-std::unique_ptr<Server> make_server(const std::string& role, EngineOptions engine_options) {
-  auto server =
-      std::make_unique<Server>(ServerOptions{.port = 0,
-                                             .served_model_name = "demo",
-                                             .disaggregation = {.mode = role, .bootstrap_port = 0},
-                                             .model_dir = kModel});
-  const Status status = server->start();
-  if (!status.ok()) {
-    EXPECT_EQ(status.error().code, ErrorCode::kUnsupported) << status.error().message;
-    return nullptr;
-  }
-  engine_options.model_dir = kModel;
-  engine_options.disaggregation_mode = role;
-  engine_options.pin_ranks = false;
-  auto engine = Engine::create(engine_options);
-  EXPECT_TRUE(engine.ok()) << engine.error().message;
-  auto tokenizer = Tokenizer::load(kModel + "/tokenizer.json");
-  server->serve(std::move(*engine), std::move(*tokenizer));
-  return server;
-}
 
 double metric(const Server& server, const std::string& name) {
   const std::string text = body_of(ask(server.port(), "GET", "/metrics"));
@@ -48,9 +27,8 @@ class DisaggregationTest : public testing::Test {
     if (!prefill_) return;
     decode_ = make_server("decode", {.ep_size = 2, .enable_waterfill = true});
     one_ = make_server("null", {});
-    const json health = json::parse(body_of(ask(prefill_->port(), "GET", "/health")));
-    EXPECT_EQ(health["role"], "prefill");
-    bootstrap_ = "127.0.0.1:" + std::to_string(health["bootstrap_port"].get<int>());
+    EXPECT_EQ(get_json(*prefill_, "/health")["role"], "prefill");
+    bootstrap_ = bootstrap_address(*prefill_);
   }
   static void TearDownTestSuite() {
     one_.reset();
@@ -64,16 +42,7 @@ class DisaggregationTest : public testing::Test {
   static std::string post_apart(const std::string& path,
                                 const json& body,
                                 const std::string& prefill = bootstrap_) {
-    return ask(decode_->port(), "POST", path, body.dump(),
-               "X-Plimsoll-Prefill: " + prefill + "\r\n");
-  }
-  // The answer without what differs between any two: its id and its time.
-  static json comparable(const std::string& raw) {
-    EXPECT_EQ(status_of(raw), 200) << raw;
-    json answer = json::parse(body_of(raw), nullptr, false);
-    answer.erase("id");
-    answer.erase("created");
-    return answer;
+    return plimsoll::post_apart(*decode_, prefill, path, body);
   }
   static void expect_nothing_left() {
     for (Server* server : {prefill_.get(), decode_.get()}) {
@@ -181,9 +150,7 @@ TEST_F(DisaggregationTest, SaysWhatIsWrong) {
 // A prefill server that goes away takes nobody with it, and one that comes back is used again.
 TEST_F(DisaggregationTest, PrefillServersMayComeAndGo) {
   auto other = make_server("prefill", {});
-  const int port =
-      json::parse(body_of(ask(other->port(), "GET", "/health")))["bootstrap_port"].get<int>();
-  const std::string address = "127.0.0.1:" + std::to_string(port);
+  const std::string address = bootstrap_address(*other);
   const json body = {{"prompt", std::string(3000, 'z')}, {"max_tokens", 4}, {"temperature", 0}};
   const json expected = comparable(post_apart("/v1/completions", body));
   EXPECT_EQ(comparable(post_apart("/v1/completions", body, address)), expected);
@@ -203,8 +170,7 @@ TEST_F(DisaggregationTest, PrefillServersMayComeAndGo) {
 // What a server holds depends on its memory, so that two of a pair seldom hold the same.
 TEST_F(DisaggregationTest, ServersNeedNotHoldSequencesOfTheSameLength) {
   auto smaller = make_server("prefill", {.max_total_tokens = 100});
-  const json health = json::parse(body_of(ask(smaller->port(), "GET", "/health")));
-  const std::string address = "127.0.0.1:" + std::to_string(health["bootstrap_port"].get<int>());
+  const std::string address = bootstrap_address(*smaller);
   json body = {{"prompt", json(90, json(500))}, {"max_tokens", 20}, {"temperature", 0}};
   EXPECT_EQ(comparable(post_apart("/v1/completions", body, address)),
             comparable(ask(one_->port(), "POST", "/v1/completions", body.dump())));
@@ -213,6 +179,101 @@ TEST_F(DisaggregationTest, ServersNeedNotHoldSequencesOfTheSameLength) {
   EXPECT_EQ(status_of(refusal), 502) << refusal;
   EXPECT_NE(refusal.find("at most 100"), std::string::npos) << refusal;
   expect_nothing_left();
+}
+
+// A placement of the demo model whose every layer is the trivial one, turned by some experts.
+json turned_placement(const Server& any, int num_turns) {
+  json map = get_json(any, "/server_info")["placement_in_force"]["physical_to_logical_map"];
+  for (json& layer : map) {
+    for (json& expert : layer) {
+      expert = (expert.get<int>() + num_turns) % static_cast<int>(layer.size());
+    }
+  }
+  return {{"physical_to_logical_map", map}};
+}
+
+// Each role takes a placement of its own and records by itself: the prefill server the prompt, the
+// decode server the tokens that it computed from there on.
+TEST_F(DisaggregationTest, EachRolePlacesAndRecordsByItself) {
+  const std::map<std::string, json> placements = {{"prefill", turned_placement(*one_, 5)},
+                                                  {"decode", turned_placement(*one_, 11)}};
+  std::map<std::string, std::unique_ptr<Server>> servers;
+  for (const auto& [role, placement] : placements) {
+    servers[role] = make_server(role, {.ep_size = 2,
+                                       .init_expert_location = placement.dump(),
+                                       .expert_distribution_recorder_mode = "stat"});
+    EXPECT_EQ(get_json(*servers[role], "/server_info")["placement_in_force"], placement) << role;
+    const std::string begun =
+        ask(servers[role]->port(), "POST", "/start_expert_distribution_record");
+    EXPECT_EQ(status_of(begun), 200) << begun;
+  }
+  const json body = {{"prompt", "In the beginning God created the heaven and the earth."},
+                     {"max_tokens", 9},
+                     {"temperature", 0},
+                     {"ignore_eos", true}};
+  const json answer = comparable(plimsoll::post_apart(
+      *servers["decode"], bootstrap_address(*servers["prefill"]), "/v1/completions", body));
+  EXPECT_EQ(answer, comparable(ask(one_->port(), "POST", "/v1/completions", body.dump())));
+
+  const std::map<std::string, int> num_tokens = {{"prefill", answer["usage"]["prompt_tokens"]},
+                                                 {"decode", 8}};  // the first came handed over
+  for (const auto& [role, server] : servers) {
+    const std::string dumped = ask(server->port(), "POST", "/dump_expert_distribution_record");
+    ASSERT_EQ(status_of(dumped), 200) << dumped;
+    const std::string path = json::parse(body_of(dumped))["path"];
+    const Result<Recording> recording = read_recording(path);
+    ASSERT_TRUE(recording.ok()) << recording.error().message;
+    ASSERT_TRUE(recording->info);
+    EXPECT_EQ(recording->info->num_tokens, num_tokens.at(role)) << role;
+    json map = json::array();
+    for (int l = 0; l < recording->info->placement.num_layers; ++l) {
+      map.push_back(recording->info->placement.layer(l));
+    }
+    EXPECT_EQ(map, placements.at(role)["physical_to_logical_map"]) << role;
+    std::filesystem::remove_all(std::filesystem::path(path).parent_path());
+  }
+}
+
+// Online rebalancing in both roles, as often as can be, changes no answer either.
+TEST_F(DisaggregationTest, RebalancesInBothRoles) {
+  const EngineOptions options{.ep_size = 2,
+                              .ep_num_redundant_experts = 8,
+                              .enable_waterfill = true,
+                              .enable_eplb = true,
+                              .eplb_rebalance_num_iterations = 1,
+                              .eplb_rebalance_layers_per_chunk = 6};
+  const auto prefill = make_server("prefill", options);
+  const auto decode = make_server("decode", options);
+  const auto body = [](int i) {
+    return json{{"prompt", "Chapter " + std::to_string(i) + std::string(200 * i, '.')},
+                {"max_tokens", 24},
+                {"temperature", i % 2 ? 0.9 : 0.0},
+                {"seed", i},
+                {"ignore_eos", true}};
+  };
+  constexpr int kClients = 4;
+  std::vector<json> expected;
+  for (int i = 0; i < kClients; ++i) {
+    expected.push_back(comparable(ask(one_->port(), "POST", "/v1/completions", body(i).dump())));
+  }
+  const auto num_rebalances = [](const Server& server) {
+    const json state = get_json(server, "/expert_balance")["rebalancing"];
+    EXPECT_EQ(state["failed"], 0) << state;
+    return state["rebalances"].get<int>();
+  };
+  for (int round = 0; round < 50 && (num_rebalances(*prefill) == 0 || num_rebalances(*decode) == 0);
+       ++round) {
+    std::vector<std::jthread> clients;
+    for (int i = 0; i < kClients; ++i) {
+      clients.emplace_back([&, i] {
+        EXPECT_EQ(comparable(plimsoll::post_apart(*decode, bootstrap_address(*prefill),
+                                                  "/v1/completions", body(i))),
+                  expected[i]);
+      });
+    }
+  }
+  EXPECT_GT(num_rebalances(*prefill), 0);
+  EXPECT_GT(num_rebalances(*decode), 0);
 }
 
 TEST(HandOverMessages, KeepEveryBitAndRefuseGarbage) {
