@@ -36,8 +36,7 @@ class Router {
   py::tuple assign(const Routing& routing, int source, const Array<int32_t>& topk_ids) {
     const int num_tokens = dim(topk_ids, 2, 0, "topk_ids");
     const int top_k = dim(topk_ids, 2, 1, "topk_ids");
-    if (routing.plan.num_ranks != tables_.num_ranks || routing.plan.num_slots != tables_.num_slots)
-      throw py::value_error("the routing is of another placement");
+    check_same_placement(routing);
     Array<int32_t> physical({num_tokens, top_k});
     Array<int32_t> shared({num_tokens, tables_.options.num_shared_experts});
     check(plimsoll::assign(tables_, routing.plan, source, span_of(topk_ids), top_k, workspace_,
@@ -46,7 +45,17 @@ class Router {
     return py::make_tuple(physical, shared);
   }
 
+  void enter_shared_ranks(Routing& routing, int source, const Array<int32_t>& shared_ranks) {
+    check_same_placement(routing);
+    check(plimsoll::enter_shared_ranks(tables_, source, span_of(shared_ranks), routing.plan));
+  }
+
  private:
+  void check_same_placement(const Routing& routing) const {
+    if (routing.plan.num_ranks != tables_.num_ranks || routing.plan.num_slots != tables_.num_slots)
+      throw py::value_error("the routing is of another placement");
+  }
+
   RouteTables tables_;
   RouteWorkspace workspace_;
 };
@@ -63,6 +72,7 @@ Value parse(const std::string& text, const std::vector<std::pair<std::string, Va
 
 RouteOptions make_options(const std::string& algorithm,
                           bool waterfill,
+                          const std::string& waterfill_rule,
                           int num_shared_experts,
                           std::pair<int, int> shared_cost,
                           uint64_t seed,
@@ -79,6 +89,10 @@ RouteOptions make_options(const std::string& algorithm,
                                                         {"experts", RouteObjective::kExperts},
                                                         {"time", RouteObjective::kTime}});
   options.waterfill = waterfill;
+  options.waterfill_rule =
+      parse<WaterfillRule>(waterfill_rule, {{"level", WaterfillRule::kLevel},
+                                            {"sglang", WaterfillRule::kSglang},
+                                            {"sglang_global", WaterfillRule::kSglangGlobal}});
   options.num_shared_experts = num_shared_experts;
   options.shared_cost = {shared_cost.first, shared_cost.second};
   options.seed = seed;
@@ -122,7 +136,8 @@ void bind_routing(py::module_& module) {
   py::class_<Router>(module, "Router")
       .def(py::init<const Array<int32_t>&, int, int, const RouteOptions&>())
       .def("route", &Router::route)
-      .def("assign", &Router::assign);
+      .def("assign", &Router::assign)
+      .def("enter_shared_ranks", &Router::enter_shared_ranks);
 }
 
 }  // namespace plimsoll::python

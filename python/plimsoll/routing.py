@@ -28,7 +28,9 @@ class Router:
         """
         physical_to_logical: [slots], of the layer.
         algorithm: exact, static (the nearest copy) or dynamic (a random one, by seed).
-        waterfill: shared experts may run on any rank, not just at home.
+        waterfill: shared experts may run on any rank, not just at home: True levels the ranks;
+            "sglang" and "sglang_global" draw by SGLang's published rule, from the counts of a
+            token's own rank or of all (see enter_shared_ranks).
         shared_cost: of a shared expert in units of a routed one, as numerator and denominator.
         objective: what the fullest rank is the fullest of: tokens, experts (at work) or time
             (ns_per_expert and ns_per_token).
@@ -37,7 +39,8 @@ class Router:
         """
         options = _native.RouteOptions(
             algorithm,
-            waterfill,
+            bool(waterfill),
+            waterfill if isinstance(waterfill, str) else "level",
             num_shared_experts,
             shared_cost,
             seed,
@@ -67,6 +70,15 @@ class Router:
         [tokens, num_shared_experts], -1 for a token without any expert.
         """
         return self._native.assign(routing, source, integers(topk_ids, numpy.int32, 2))
+
+    def enter_shared_ranks(self, routing, source, shared_ranks):
+        """Enters what assign drew for a source rank by SGLang's waterfill into the routing.
+
+        Only the tokens know it: until then routing counts their shared experts at home.
+        """
+        self._native.enter_shared_ranks(
+            routing, source, integers(numpy.ravel(shared_ranks), numpy.int32, 1)
+        )
 
 
 def route(counts, active_tokens, physical_to_logical, **options):

@@ -101,6 +101,22 @@ class Routing(unittest.TestCase):
         with self.assertRaises(ValueError):
             router.assign(routing, 0, [[1]])
 
+    def test_sglangs_waterfill_draws_for_every_token(self):
+        counts, tokens = [[100, 0], [0, 0]], [[0]] * 100
+        for waterfill in ("sglang", "sglang_global"):
+            router = plimsoll.Router([0, 1], 2, 2, waterfill=waterfill)
+            routing = router.route(counts, [100, 0])
+            self.assertEqual(routing.max_load, 200)
+            _, shared = router.assign(routing, 0, tokens)
+            router.enter_shared_ranks(routing, 0, shared)
+            numpy.testing.assert_array_equal(
+                routing.shared[0], numpy.bincount(shared.ravel(), minlength=2)
+            )
+        with self.assertRaises(ValueError):
+            router.enter_shared_ranks(routing, 0, shared[1:])
+        with self.assertRaisesRegex(ValueError, "sglang_global"):
+            plimsoll.Router([0, 1], 2, 2, waterfill="best")
+
 
 class Files(unittest.TestCase):
     def setUp(self):
