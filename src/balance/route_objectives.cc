@@ -180,6 +180,31 @@ int64_t time_bound(const RouteTables& t, int64_t token_waterline, int64_t expert
   return std::max(by_tokens, expert_waterline * per_expert);
 }
 
+// Nor than when all ranks share alike what the experts at work, each on one rank, and the tokens
+// take.
+void raise_to_shared_time(const RouteTables& t,
+                          std::span<const int32_t> active_tokens,
+                          RouteWorkspace& w,
+                          RoutePlan& plan) {
+  const RouteOptions& o = t.options;
+  int64_t at_work = 0, num_sources = 0, num_shared = 0, num_routed = 0;
+  for (const int32_t tokens : w.expert_total) at_work += tokens > 0, num_routed += tokens;
+  for (const int32_t tokens : active_tokens) num_sources += tokens > 0, num_shared += tokens;
+  at_work += o.num_shared_experts * (o.waterfill ? std::min<int64_t>(num_sources, 1) : num_sources);
+  const int64_t token_cost =
+      num_routed * o.shared_cost.den + num_shared * o.num_shared_experts * o.shared_cost.num;
+  set_unit_costs(t, 1, w);
+  std::fill(w.offset.begin(), w.offset.end(), 0);
+  std::vector<uint8_t>& alive = w.level.is_queued;
+  for (int r = 0; r < t.num_ranks; ++r) alive[r] = t.rank_cost[r] > 0;
+  const int64_t shared_alike = least_waterline(
+      w, alive, at_work * o.ns_per_expert * o.shared_cost.den + token_cost * o.ns_per_token,
+      plan.lower_bound);
+  if (shared_alike == plan.lower_bound) return;
+  plan.lower_bound = shared_alike;
+  std::copy(alive.begin(), alive.end(), plan.bound_ranks.begin());
+}
+
 void route_time(const RouteTables& t,
                 std::span<const int32_t> counts,
                 std::span<const int32_t> active_tokens,
@@ -197,6 +222,7 @@ void route_time(const RouteTables& t,
   level_experts(t, counts, active_tokens, w, plan);
   plan.lower_bound = time_bound(t, token_waterline, plan.lower_bound);
   std::fill(plan.bound_ranks.begin(), plan.bound_ranks.end(), 0);
+  raise_to_shared_time(t, active_tokens, w, plan);
   const int64_t longest_by_experts = TimeDescent(t, active_tokens, w).run();
   if (longest_by_tokens < longest_by_experts) {
     std::copy_n(w.best_amount.begin(), t.graph.num_arcs(), amount);

@@ -380,6 +380,7 @@ RC_GTEST_PROP(Route, LeastTime, (uint64_t seed)) {
   const int64_t best_whole = brute_force_whole_experts(c, shared, time);
   RC_ASSERT(routed.plan.max_load >= routed.plan.lower_bound);
   RC_ASSERT(static_cast<double>(routed.plan.max_load) <= 1.25 * static_cast<double>(best_whole));
+  RC_ASSERT(routed.plan.lower_bound <= best_whole);
   if (c.options.ns_per_expert == 0) RC_ASSERT(routed.plan.max_load == routed.plan.lower_bound);
 }
 
