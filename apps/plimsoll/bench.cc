@@ -36,6 +36,19 @@ std::string time_line(const RunStats& stats, int num_ranks) {
       share(phases.experts), share(phases.combine), share(phases.other));
 }
 
+// What --route-objective time wants to know.
+std::string expert_time_line(const RunStats& stats) {
+  const auto found = fit(stats.expert_times);
+  if (!found) return "time of an expert    not known: every layer had as many tokens an expert\n";
+  return fmt::format(
+      "time of an expert    {:.0f} ns + {:.0f} ns a token (R² {:.3f}, error {:.0f} %, {} "
+      "samples):\n"
+      "                     replay --route-objective time --ns-per-expert {:.0f} --ns-per-token "
+      "{:.0f}\n",
+      found->ns_per_expert, found->ns_per_token, found->r_squared, 100 * found->relative_error,
+      found->num_samples, found->ns_per_expert, found->ns_per_token);
+}
+
 std::string as_text(const RunStats& stats, int num_ranks) {
   const BalanceStats& balance = stats.balance;
   return fmt::format(
@@ -45,7 +58,7 @@ std::string as_text(const RunStats& stats, int num_ranks) {
              stats.prefill_tokens_per_second(), stats.num_prefill_tokens, stats.prefill_seconds,
              stats.decode_tokens_per_second(), stats.num_decode_tokens, stats.decode_seconds,
              stats.tokens_per_second(), stats.num_steps, stats.seconds()) +
-         time_line(stats, num_ranks) +
+         time_line(stats, num_ranks) + expert_time_line(stats) +
          fmt::format("between ranks        {} rows, {:.1f} MB\n", stats.traffic.num_messages,
                      static_cast<double>(stats.traffic.num_bytes) / 1e6) +
          fmt::format("memory               {:.0f} MB at most\n\n",

@@ -193,6 +193,10 @@ TEST(EndToEnd, BenchReportsThroughputBalanceAndTime) {
   EXPECT_GE(balance["max_over_mean"]["mean"], 1);
   EXPECT_GE(balance["max_over_mean"]["p99"], balance["max_over_mean"]["p50"]);
   EXPECT_GT(result["rank_seconds"]["experts"], 0);
+  EXPECT_GT(result["expert_time"]["samples"], 0);
+  EXPECT_GT(result["expert_time"]["ns_per_token"].get<int>() +
+                result["expert_time"]["ns_per_expert"].get<int>(),
+            0);
   EXPECT_GT(result["memory_bytes_peak"], 0);
 }
 

@@ -31,6 +31,7 @@ void add_step(const Engine& engine, double seconds, RunStats& stats) {
   }
   for (const RankResult& rank : engine.last_result().ranks) {
     stats.phases += rank.seconds;
+    stats.expert_times += rank.expert_times;
     stats.traffic.num_messages += rank.traffic.num_messages;
     stats.traffic.num_bytes += rank.traffic.num_bytes;
   }

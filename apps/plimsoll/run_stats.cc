@@ -3,7 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
-#include <span>
+
+#include "engine/balance_summary.h"
 
 namespace plimsoll {
 namespace {
@@ -29,23 +30,10 @@ Distribution distribution_of(std::vector<double> values) {
 }
 
 void BalanceStats::add(const StepBalance& step) {
-  const auto add_ratio = [&](std::span<const int64_t> load, std::vector<double>& ratios) {
-    const int64_t sum = std::accumulate(load.begin(), load.end(), int64_t{0});
-    if (sum == 0) return;
-    const int64_t max = *std::max_element(load.begin(), load.end());
-    ratios.push_back(static_cast<double>(max * step.num_ranks) / static_cast<double>(sum));
-  };
-  for (size_t layer = 0; layer < step.bound.size(); ++layer) {
-    const auto of_layer = [&](const std::vector<int64_t>& load) {
-      return std::span(load).subspan(layer * step.num_ranks, step.num_ranks);
-    };
-    const std::span<const int64_t> layer_total = of_layer(step.total_load);
-    const int64_t sum = std::accumulate(layer_total.begin(), layer_total.end(), int64_t{0});
-    if (sum == 0) continue;
-    add_ratio(of_layer(step.routed_load), routed);
-    add_ratio(layer_total, total);
-    bound.push_back(static_cast<double>(step.bound[layer] * step.num_ranks) /
-                    static_cast<double>(sum));
+  for (const LayerBalance& layer : busy_layers(step)) {
+    if (std::ranges::max(layer.routed) > 0) routed.push_back(layer.routed_ratio());
+    total.push_back(layer.total_ratio());
+    bound.push_back(layer.bound_ratio());
   }
 }
 
@@ -70,6 +58,16 @@ Json to_json(const BalanceStats& balance) {
           {"layer_steps", balance.total.size()}};
 }
 
+Json to_json(const ExpertTimes& times) {
+  const auto found = fit(times);
+  if (!found) return nullptr;
+  return {{"ns_per_expert", std::llround(found->ns_per_expert)},
+          {"ns_per_token", std::llround(found->ns_per_token)},
+          {"r_squared", found->r_squared},
+          {"relative_error", found->relative_error},
+          {"samples", found->num_samples}};
+}
+
 Json to_json(const RunStats& stats) {
   const PhaseSeconds& phases = stats.phases;
   return {
@@ -92,7 +90,8 @@ Json to_json(const RunStats& stats) {
         {"dispatch", phases.dispatch},
         {"experts", phases.experts},
         {"combine", phases.combine},
-        {"other", phases.other}}}};
+        {"other", phases.other}}},
+      {"expert_time", to_json(stats.expert_times)}};
 }
 
 }  // namespace plimsoll

@@ -34,6 +34,7 @@ struct RunStats {
   double prefill_seconds = 0;     // steps with any prompt token
   double decode_seconds = 0;      // the others
   PhaseSeconds phases;            // summed over ranks
+  ExpertTimes expert_times;       // of all ranks, layers and steps
   ExchangeTraffic traffic;        // all ranks together
   BalanceStats balance;
 
@@ -47,6 +48,7 @@ struct RunStats {
 using Json = nlohmann::ordered_json;
 Json to_json(const Distribution& distribution);
 Json to_json(const BalanceStats& balance);
+Json to_json(const ExpertTimes& times);  // null where nothing can be said
 Json to_json(const RunStats& stats);
 
 }  // namespace plimsoll

@@ -23,6 +23,7 @@ TEST(BalanceStats, KeepsTheRatiosOfEveryLayerStep) {
                          .num_layers = 3,
                          .routed_load = {30, 10, 5, 5, 0, 0},
                          .total_load = {30, 30, 12, 8, 0, 0},
+                         .home_load = {30, 30, 12, 8, 0, 0},
                          .bound = {30, 10, 0}};
   BalanceStats stats;
   stats.add(step);

@@ -1,9 +1,25 @@
 // One step's balance in a few numbers.
 #pragma once
 
+#include <span>
+#include <vector>
+
 #include "engine/step.h"
 
 namespace plimsoll {
+
+// A layer in which some rank had work; spans of the step, [num_ranks].
+struct LayerBalance {
+  std::span<const int64_t> routed, total, home;
+  int64_t bound = 0;
+
+  // max over mean; 1 is level.
+  double routed_ratio() const;
+  double total_ratio() const;
+  double bound_ratio() const;
+};
+
+std::vector<LayerBalance> busy_layers(const StepBalance& balance);
 
 // Ratios of the fullest rank to the mean of a layer, the shared expert included; 1 is level. Layers
 // without any token are left out.

@@ -8,6 +8,7 @@ namespace {
 TEST(BalanceSummary, LeavesEmptyLayersOutAndSumsTheOthers) {
   const BalanceSummary summary = summarize({.num_ranks = 2,
                                             .num_layers = 3,
+                                            .routed_load = {5, 1, 0, 0, 3, 5},
                                             .total_load = {6, 2, 0, 0, 5, 5},
                                             .home_load = {7, 1, 0, 0, 6, 4},
                                             .bound = {5, 0, 5}});

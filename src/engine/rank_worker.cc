@@ -140,6 +140,7 @@ Status RankWorker::run_layer(int layer_idx,
   seconds_.dispatch += moe_seconds.dispatch;
   seconds_.experts += moe_seconds.experts;
   seconds_.combine += moe_seconds.combine;
+  result.expert_times += moe_.take_expert_times();
 
   watch = {};
   forward_.finish_moe(layer_idx, moe_out_.data());

@@ -76,6 +76,7 @@ struct PhaseSeconds {
 struct RankResult {
   std::vector<SegmentResult> segments;
   PhaseSeconds seconds;
+  ExpertTimes expert_times;
   ExchangeTraffic traffic;  // sent to other ranks, all layers together
 };
 

@@ -48,8 +48,13 @@ void transfer(Stream& stream, PhaseSeconds& seconds) {
 }
 
 template <typename Stream>
+void transfer(Stream& stream, ExpertTimes& times) {
+  stream(times.num_samples, times.sum_x, times.sum_y, times.sum_xx, times.sum_xy, times.sum_yy);
+}
+
+template <typename Stream>
 void transfer(Stream& stream, RankResult& result) {
-  stream(result.segments, result.seconds, result.traffic.num_messages, result.traffic.num_bytes);
+  stream(result.segments, result.seconds, result.expert_times, result.traffic.num_messages, result.traffic.num_bytes);
 }
 
 template <typename Stream>

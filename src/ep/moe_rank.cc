@@ -99,8 +99,7 @@ Status MoeRank::exchange(int layer_idx, const MoeTokens& tokens, Exchange& excha
                             .targets = targets_};
   if (Status status = exchange.dispatch(input, work_); !status.ok()) return status;
   watch.lap(seconds_.dispatch);
-  compute_experts(layer_idx);
-  if (!options_.route.waterfill) compute_shared_at_home(layer_idx, tokens);
+  compute_all(layer_idx, tokens);
   watch.lap(seconds_.experts);
   results_.resize(targets_.size());
   if (Status status = exchange.combine(results_); !status.ok()) return status;
@@ -108,6 +107,22 @@ Status MoeRank::exchange(int layer_idx, const MoeTokens& tokens, Exchange& excha
   traffic_ = exchange.traffic();
   watch.lap(seconds_.combine);
   return ok_status();
+}
+
+void MoeRank::compute_all(int layer_idx, const MoeTokens& tokens) {
+  auto num_tokens = static_cast<int64_t>(work_.rows.size());
+  int64_t num_experts = 0;
+  for (size_t s = 0; s + 1 < work_.first.size(); ++s) {
+    num_experts += work_.first[s + 1] > work_.first[s];
+  }
+  const double start = thread_cpu_seconds();
+  compute_experts(layer_idx);
+  if (!options_.route.waterfill) {
+    compute_shared_at_home(layer_idx, tokens);
+    num_tokens += tokens.num_tokens;
+    num_experts += tokens.num_tokens > 0;
+  }
+  expert_times_.add(num_experts, num_tokens, thread_cpu_seconds() - start);
 }
 
 void MoeRank::compute_experts(int layer_idx) {

@@ -14,6 +14,7 @@
 #include "comm/communicator.h"
 #include "ep/exchange_low_latency.h"
 #include "ep/exchange_normal.h"
+#include "ep/expert_times.h"
 #include "ep/moe_layout.h"
 #include "plimsoll/result.h"
 #include "plimsoll/route.h"
@@ -72,12 +73,15 @@ class MoeRank {
   std::span<const int32_t> last_expert_counts() const { return workspace_.expert_total; }
   const ExchangeTraffic& last_traffic() const { return traffic_; }
   MoeSeconds take_seconds() { return std::exchange(seconds_, {}); }
+  // A sample for each run that had experts to compute, since the last call.
+  ExpertTimes take_expert_times() { return std::exchange(expert_times_, {}); }
 
  private:
   Status choose_targets(int layer_idx, const MoeTokens& tokens);
   void set_targets(const MoeTokens& tokens);
   template <typename Exchange>
   Status exchange(int layer_idx, const MoeTokens& tokens, Exchange& exchange, float* out);
+  void compute_all(int layer_idx, const MoeTokens& tokens);
   void compute_experts(int layer_idx);
   void compute_shared_at_home(int layer_idx, const MoeTokens& tokens);
   void sum_results(int num_tokens, float* out) const;
@@ -95,6 +99,7 @@ class MoeRank {
   ExpertWork work_;
   ExchangeTraffic traffic_;
   MoeSeconds seconds_;
+  ExpertTimes expert_times_;
 
   std::vector<int32_t> my_counts_,
       all_counts_;                        // [E + 1], [R, E + 1]: by expert, then active tokens

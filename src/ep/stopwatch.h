@@ -1,6 +1,8 @@
 // Time by phases.
 #pragma once
 
+#include <time.h>
+
 #include <chrono>
 
 namespace plimsoll {
@@ -17,5 +19,12 @@ class Stopwatch {
  private:
   std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
 };
+
+// Of the calling thread: where ranks outnumber cores, not that of others in between.
+inline double thread_cpu_seconds() {
+  timespec now{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+}
 
 }  // namespace plimsoll
