@@ -1,5 +1,5 @@
 // What the user asked for, typed. Each member's initial value here is the option's default: the
-// options table (options.cc) points at these members and never repeats a default.
+// options table (options_*.cc) points at these members and never repeats a default.
 #pragma once
 
 #include <cstdint>
