@@ -146,8 +146,10 @@ std::string explain(const Certificate& c) {
   const bool is_optimal = c.max_load == c.lower_bound;
   std::string text = "proven optimal: ";
   if (!is_optimal) {
-    text = "at most " + percent(c.gap()) + " above the best placement: ranks" +
-           list_ranks(c.bound_ranks) + " hold experts without copies elsewhere; ";
+    const bool is_one = std::count(c.bound_ranks.begin(), c.bound_ranks.end(), 1) == 1;
+    text = "at most " + percent(c.gap()) +
+           " above the best placement: " + (is_one ? "rank" : "ranks") + list_ranks(c.bound_ranks) +
+           (is_one ? " holds" : " hold") + " experts without copies elsewhere; ";
   }
   switch (c.binding) {
     case Bound::kMean:
