@@ -242,10 +242,13 @@ Result<Description> inspect(const std::string& path) {
                             "a .u8 trace, or a checkpoint folder");
   }
   if (extension != ".npy") {  // numbers without a name are taken for counts
-    if (const auto map = load_expert_map(path)) return describe(*map, path);
+    const auto map = load_expert_map(path);
+    if (map) return describe(*map, path);
+    if (extension == ".yaml" || extension == ".yml") return map.error();  // placements only
   }
   const auto counts = load_expert_counts(path);
   if (!counts) return counts.error();
+  for (const std::string& note : counts->notes) talk("note: " + note);
   return describe(*counts, path);
 }
 
