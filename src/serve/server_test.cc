@@ -8,6 +8,9 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "plimsoll/recording.h"
+#include "record/file_io.h"
+#include "record/zip.h"
 #include "serve/http_test_client.h"
 
 namespace plimsoll {
@@ -310,6 +313,53 @@ TEST_F(ServerTest, RecordsUnderLoadAndReportsBalance) {
   EXPECT_GE(balance["mean"]["max_over_mean"].get<double>() + 1e-9,
             balance["mean"]["bound"].get<double>());
   EXPECT_LE(balance["mean"]["max_over_mean"], balance["mean"]["max_over_mean_before"]);
+}
+
+TEST_F(ServerTest, ADownloadHoldsTheFilesOfAllRanks) {
+  Server server({.port = 0, .served_model_name = "demo", .recorder_dir = recorder_dir_});
+  ASSERT_TRUE(server.start().ok());
+  auto engine = Engine::create({.model_dir = kModel,
+                                .ep_size = 4,
+                                .expert_distribution_recorder_mode = "per_pass",
+                                .pin_ranks = false});
+  ASSERT_TRUE(engine.ok()) << engine.error().message;
+  server.serve(std::move(*engine), *Tokenizer::load(kModel + "/tokenizer.json"));
+  const auto post = [&](const std::string& path, const std::string& body = "") {
+    return ask(server.port(), "POST", path, body);
+  };
+  EXPECT_EQ(status_of(post("/start_expert_distribution_record")), 200);
+  const json body = {{"prompt", {"And God said", "It was"}}, {"max_tokens", 5}};
+  EXPECT_EQ(status_of(post("/v1/completions", body.dump())), 200);
+  const std::string answer = post("/dump_expert_distribution_record?download=1");
+  EXPECT_NE(answer.find("Content-Type: application/zip"), std::string::npos);
+  const std::string archive = body_of(answer);
+  const auto zip = ZipReader::open(std::as_bytes(std::span(archive)));
+  ASSERT_TRUE(zip.ok()) << zip.error().message;
+  ASSERT_EQ(zip->names().size(), 4u);
+  std::vector<Recording> recordings;
+  for (size_t r = 0; r < 4; ++r) {
+    const std::string& name = zip->names()[r];
+    EXPECT_TRUE(name.starts_with("expert_distribution_recorder_") &&
+                name.ends_with("_" + std::to_string(r) + ".pt"))
+        << name;
+    const std::string path = recorder_dir_ + "/unpacked_" + name;
+    ASSERT_TRUE(write_file(path, *zip->read(name)).ok());
+    auto recording = read_recording(path);
+    ASSERT_TRUE(recording.ok()) << recording.error().message;
+    EXPECT_EQ(recording->rank, static_cast<int>(r));
+    recordings.push_back(std::move(*recording));
+  }
+  EXPECT_GT(load_history(recordings)->counts.size(), 0u);
+  server.drain();
+}
+
+TEST_F(ServerTest, ALargeBodyGetsTheAnswerOfASmallOne) {
+  const json body = {{"prompt", "Call me"}, {"max_tokens", 4}, {"temperature", 0}};
+  const std::string padded = body.dump() + std::string(1 << 20, ' ');
+  const json large = json::parse(body_of(ask(server_->port(), "POST", "/v1/completions", padded)));
+  EXPECT_EQ(large["choices"], answer("/v1/completions", body)["choices"]);
+  const json huge = {{"prompt", std::string(1 << 20, 'x')}};
+  EXPECT_NE(error_of("/v1/completions", huge.dump()).find("tokens"), std::string::npos);
 }
 
 TEST_F(ServerTest, ManyClientsAtOnceGetTheAnswersTheyGetAlone) {
