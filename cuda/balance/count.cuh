@@ -1,6 +1,6 @@
 // Counting: how often the tokens of a source chose each expert, and, for experts with copies on
 // several ranks, which occurrence of its expert each choice is, in token order. Every warp of a
-// cluster has a run of tokens, in order.
+// cluster has a run of tokens, in order; every block puts a slice of the experts together.
 #pragma once
 
 #include "cuda/balance/gpu_route.h"
@@ -25,12 +25,14 @@ struct WarpTokens {
   float* out_weights;
   float shared_weight;
   int k, m;
+  Divisor per_token;
   int begin, end;   // tokens of this warp
   int block_begin;  // the block's first token
 
-  __device__ WarpTokens(const Batch<Id>& batch, const Block& b) {
+  __device__ WarpTokens(const Batch<Id>& batch, Divisor by_k, const Block& b) {
     k = batch.k;
     m = b.shape.num_shared_experts;
+    per_token = by_k;
     const size_t first = static_cast<size_t>(b.source - batch.first_source) * batch.num_tokens;
     ids = batch.topk_ids + first * k;
     weights = batch.topk_weights == nullptr ? nullptr : batch.topk_weights + first * k;
@@ -43,18 +45,45 @@ struct WarpTokens {
     end = min(begin + each, batch.num_tokens);
   }
 
-  // The experts of a chunk of choices, -1 for none.
-  __device__ void load(int first, int num_experts, int lane, int (&expert)[kAtOnce]) const {
+  // Of a chunk of choices.
+  __device__ void load(int first, int lane, Id (&id)[kAtOnce]) const {
 #pragma unroll
     for (int j = 0; j < kAtOnce; ++j) {
       const int i = first + 32 * j + lane;
-      const Id id = i < end * k ? ids[i] : -1;
-      expert[j] = id >= 0 && id < num_experts ? static_cast<int>(id) : -1;
+      id[j] = i < end * k ? ids[i] : -1;
     }
+  }
+  __device__ void load_weights(int first, int lane, float (&weight)[kAtOnce]) const {
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) {
+      const int i = first + 32 * j + lane;
+      weight[j] = weights != nullptr && i < end * k ? weights[i] : 0.0f;
+    }
+  }
+  __device__ void store_weights(int first, int lane, const float (&weight)[kAtOnce]) const {
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) {
+      const int i = first + 32 * j + lane;
+      if (i < end * k) out_weights[cell(i)] = weight[j];
+    }
+  }
+  // Copies the weights of the choices, the first of which are here already; those of shared experts
+  // are written with their ranks.
+  __device__ void copy_weights(int lane, float (&weight)[kAtOnce]) const {
+    if (out_weights == nullptr) return;
+    store_weights(begin * k, lane, weight);
+#pragma unroll 1
+    for (int first = begin * k + kChunk; first < end * k; first += kChunk) {
+      load_weights(first, lane, weight);
+      store_weights(first, lane, weight);
+    }
+  }
+  __device__ int token_of(int i) const {
+    return per_token.divide(i);
   }
   // Where the i-th choice of the source goes.
   __device__ size_t cell(int i) const {
-    return static_cast<size_t>(static_cast<unsigned>(i) / static_cast<unsigned>(k)) * m + i;
+    return static_cast<size_t>(token_of(i)) * m + i;
   }
 };
 
@@ -71,21 +100,15 @@ __device__ inline int number_of(uint32_t choice) {
   return static_cast<int>(choice >> kExpertBits);
 }
 
-// Which choices of a token come before, for at most 32 a token, as the chunks of a warp go by.
-struct Earlier {
-  unsigned previous = 0;  // the 32 choices before these, whether each names an expert
-
-  // Of this lane's choice, number `place` of its token: whether any before it names an expert.
-  __device__ bool any(unsigned now, int place, int lane) const {
-    return place > 0 && __funnelshift_r(previous, now, lane) >> (32 - place) != 0;
-  }
-};
+inline constexpr int kMaxKeyBits = 12;
 
 // The lanes with the same key, of num_bits bits: a vote per bit, several times as fast as
 // __match_any_sync where keys differ.
 __device__ inline unsigned lanes_with(int key, int num_bits) {
   unsigned peers = kFullWarp;
-  for (int bit = 0; bit < num_bits; ++bit) {
+#pragma unroll
+  for (int bit = 0; bit < kMaxKeyBits; ++bit) {
+    if (bit >= num_bits) break;
     const bool is_set = key >> bit & 1;
     const unsigned votes = __ballot_sync(kFullWarp, is_set);
     peers &= is_set ? votes : ~votes;
@@ -107,99 +130,164 @@ __device__ inline int number_among_equals(int key, int num_bits, SharedArray<T> 
 }
 
 // Adds this warp's choices to block_count, leaves its active tokens in warp_active, and with
-// kNumber the choices in s.choices, numbered, and their counts by item in warp_count. `expert`: its
+// kNumber the choices in s.choices, numbered, and their counts by item in warp_count. id: its
 // first chunk.
 template <bool kNumber, typename Id>
 __device__ void count_tokens(const Block& b,
                              const Tables& t,
                              const WarpTokens<Id>& tokens,
-                             int (&expert)[kAtOnce],
+                             Id (&id)[kAtOnce],
                              const Scratch& s) {
   const int num_items = b.shape.max_items();
   const int num_bits = 32 - __clz(num_items);
   const auto counter = s.warp_count.from(b.warp * num_items);
+  const auto choices = s.choices.from(-tokens.block_begin * tokens.k);
+  const auto is_active = s.is_active.from(-tokens.block_begin);
   const int end = tokens.end * tokens.k;
-  int place = b.lane % tokens.k;
-  const int step = 32 % tokens.k;
-  int num_active = 0;
-  Earlier earlier;
+#pragma unroll 1
   for (int first = tokens.begin * tokens.k; first < end; first += kChunk) {
 #pragma unroll
     for (int j = 0; j < kAtOnce; ++j) {
-      const unsigned now = __ballot_sync(kFullWarp, expert[j] >= 0);
-      num_active +=
-          __popc(__ballot_sync(kFullWarp, expert[j] >= 0 && !earlier.any(now, place, b.lane)));
-      earlier.previous = now;
-      place += step;
-      if (place >= tokens.k) place -= tokens.k;
-      if (expert[j] >= 0) atomicAdd(&s.block_count[expert[j]], 1);
-      if (!kNumber) continue;
-      const int entry = expert[j] < 0 ? kNone : t.expert_item[expert[j]];
-      const int item = entry == kNone ? -1 : entry;
-      int number = 0;
-      if (__any_sync(kFullWarp, item >= 0)) {
-        number = number_among_equals(item, num_bits, counter, b.lane);
-      }
+      if (first + 32 * j >= end) break;
       const int i = first + 32 * j + b.lane;
-      if (i < end) s.choices[i - tokens.block_begin * tokens.k] = pack_choice(expert[j], number);
+      const bool is_chosen = id[j] >= 0 && id[j] < b.shape.num_experts;
+      const int expert = is_chosen ? static_cast<int>(id[j]) : -1;
+      if (is_chosen) {
+        atomicAdd(&s.block_count[expert], 1);
+        is_active[tokens.token_of(i)] = 1;
+      }
+      if (!kNumber) continue;
+      int number = 0;
+      if (b.shape.num_redundant() > 0) {
+        const int entry = is_chosen ? t.expert_item[expert] : kNone;
+        number = number_among_equals(entry == kNone ? -1 : entry, num_bits, counter, b.lane);
+      }
+      if (i < end) choices[i] = pack_choice(expert, number);
     }
-    tokens.load(first + kChunk, b.shape.num_experts, b.lane, expert);
+    if (first + kChunk < end) tokens.load(first + kChunk, b.lane, id);
   }
-  if (b.lane == 0) {
-    s.warp_active[b.warp] = num_active;
-    atomicAdd(&s.block_count[b.shape.num_experts], num_active);
+  __syncwarp();
+  int num_active = 0;
+  for (int token = tokens.begin + b.lane; token < tokens.end; token += 32) {
+    num_active += is_active[token];
+  }
+  num_active = sum_of_warp(num_active);
+  if (b.lane == 0) s.warp_active[b.warp] = num_active;
+}
+
+// What starts at zero.
+__device__ inline void clear(const Block& b, const Memory& memory) {
+  const SharedArray<uint4> cleared{memory.cleared_at};
+#pragma unroll 1
+  for (int i = b.thread; i < (memory.num_bytes - memory.cleared_at) / 16; i += kThreads) {
+    cleared[i] = {0, 0, 0, 0};
   }
 }
 
-__device__ inline void clear_counts(const Block& b, const Scratch& s) {
-  for (int e = b.thread; e < b.shape.count_row_size(); e += kThreads) s.block_count[e] = 0;
-  for (int i = b.thread; i < kWarps * b.shape.max_items(); i += kThreads) s.warp_count[i] = 0;
-  for (int c = b.thread; c < b.shape.slice_size(); c += kThreads) {
-    s.slice_total[c] = s.slice_before[c] = 0;
-  }
-}
-
-// One cell of this block's slice of the count matrix a thread.
+// The cells of this block's slice of the count matrix, a thread's share of them.
 struct SliceCells {
+  static constexpr int kFirst = 2;  // cells of a thread that are loaded early
+  Divisor per_slice;
   int size, rest;
-  __device__ SliceCells(const Block& b)
-      : size(b.shape.slice_size()), rest(b.shape.num_experts - b.index * size) {}
+  bool has_own_row;
 
-  __device__ int load(const Block& b, const int32_t* counts, int i, bool has_own_row) const {
-    const int r = i / size;
+  __device__ SliceCells(const Block& b, Divisor by_size, bool has_own)
+      : per_slice(by_size),
+        size(b.shape.slice_size()),
+        rest(b.shape.num_experts - b.index * size),
+        has_own_row(has_own) {}
+
+  __device__ int load(const Block& b, const int32_t* counts, int i) const {
+    const int r = per_slice.divide(i);
     const int c = i - r * size;
     if (r >= b.shape.num_ranks || c >= rest || (r == b.source && !has_own_row)) return 0;
     return counts[static_cast<size_t>(r) * b.shape.row_size() + b.index * size + c];
   }
   __device__ void add(const Block& b, const Scratch& s, int i, int count) const {
     if (count == 0) return;
-    const int r = i / size;
-    atomicAdd(&s.slice_total[i - r * size], count);
-    if (r < b.source) atomicAdd(&s.slice_before[i - r * size], count);
+    const int r = per_slice.divide(i);
+    const int c = i - r * size;
+    if (r == b.source) {
+      s.slice_own[c] = count;
+      return;
+    }
+    atomicAdd(&s.slice_total[c], count);
+    if (r < b.source) atomicAdd(&s.slice_before[c], count);
+  }
+
+  __device__ void load_first(const Block& b, const int32_t* counts, int (&cell)[kFirst]) const {
+#pragma unroll
+    for (int j = 0; j < kFirst; ++j) cell[j] = load(b, counts, b.thread + j * kThreads);
+  }
+  __device__ void add_all(const Block& b,
+                          const int32_t* counts,
+                          const int (&cell)[kFirst],
+                          const Scratch& s) const {
+#pragma unroll
+    for (int j = 0; j < kFirst; ++j) add(b, s, b.thread + j * kThreads, cell[j]);
+#pragma unroll 1
+    for (int i = b.thread + kFirst * kThreads; i < size * b.shape.num_ranks; i += kThreads) {
+      add(b, s, i, load(b, counts, i));
+    }
   }
 };
 
-// Tells all blocks, a warp each, what this one counted and added up.
+// Tells every block, a warp each, what this one counted of its slice, and its active tokens.
 __device__ inline void send_counts(const Block& b, const Scratch& s) {
-  static_assert(kWarps == kBlocks);
-  const int num_vectors = b.shape.count_row_size() / 8;
-  const auto row = s.sent_counts.from(b.index * b.shape.count_row_size());
-  for (int v = b.lane; v < num_vectors; v += 32) {
-    uint32_t pairs[4];
+  static_assert(kWarps == kBlocks && kSlices == kBlocks);
+  const int size = b.shape.slice_size();
+  const auto row = s.sent_counts.from(b.index * b.shape.slice_row_size());
+  const int active = sum_of_warp(b.lane < kWarps ? s.warp_active[b.lane] : 0);
+#pragma unroll 1
+  for (int c = 4 * b.lane; c <= size; c += 128) {
+    uint32_t counts[4];
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      pairs[j] = s.block_count[8 * v + 2 * j] | s.block_count[8 * v + 2 * j + 1] << 16;
+      counts[j] = c < size ? s.block_count[b.warp * size + c + j] : active;
     }
-    send(s, kCounts, b.warp, row, 8 * v, {pairs[0], pairs[1], pairs[2], pairs[3]});
+    send(s, kCounts, b.warp, row, c, {counts[0], counts[1], counts[2], counts[3]});
   }
+}
+
+// What the blocks counted of an expert of this slice, and what the blocks below one did.
+struct BlockSums {
+  int all, below;
+};
+__device__ inline BlockSums sum_of_blocks(const Block& b, const Scratch& s, int c, int block) {
+  BlockSums sums{0, 0};
+#pragma unroll
+  for (int i = 0; i < kBlocks; ++i) {
+    const int count = s.sent_counts[i * b.shape.slice_row_size() + c];
+    sums.all += count;
+    sums.below += i < block ? count : 0;
+  }
+  return sums;
+}
+
+// The active tokens of this source, by one warp, which leaves those of the blocks in block_active.
+__device__ inline int sum_active(const Block& b, const Scratch& s) {
+  const int active = b.lane < kBlocks
+                         ? s.sent_counts[b.lane * b.shape.slice_row_size() + b.shape.slice_size()]
+                         : 0;
+  if (b.lane < kBlocks) s.block_active[b.lane] = active;
+  return sum_of_warp(active);
+}
+
+// Puts this slice's columns together and tells every block, a warp each. own_row: where this
+// source's row goes; null if it was there before.
+__device__ inline void send_columns(const Block& b, const Scratch& s, int32_t* own_row) {
   const int size = b.shape.slice_size();
-  for (int c = 4 * b.lane; c < size; c += 128) {
-    const auto vector = [&](const SharedArray<int32_t>& from) {
-      return uint4{static_cast<unsigned>(from[c]), static_cast<unsigned>(from[c + 1]),
-                   static_cast<unsigned>(from[c + 2]), static_cast<unsigned>(from[c + 3])};
-    };
-    send(s, kCounts, b.warp, s.column_total, b.index * size + c, vector(s.slice_total));
-    send(s, kCounts, b.warp, s.column_before, b.index * size + c, vector(s.slice_before));
+  const int begin = b.index * size;
+#pragma unroll 1
+  for (int c = b.lane; c < size; c += 32) {
+    const BlockSums sums = sum_of_blocks(b, s, c, b.warp);
+    const int own = own_row == nullptr ? s.slice_own[c] : sums.all;
+    if (own_row != nullptr && b.warp == 0 && begin + c < b.shape.num_experts) {
+      own_row[begin + c] = own;
+    }
+    send(s, kColumns, b.warp, s.column, begin + c,
+         {static_cast<uint32_t>(s.slice_total[c] + own), static_cast<uint32_t>(own),
+          static_cast<uint32_t>(s.slice_before[c]), static_cast<uint32_t>(sums.below)});
   }
 }
 

@@ -14,8 +14,9 @@ __device__ inline unsigned address_of(const SharedArray<T>& array, int i) {
 
 // By one thread, before the blocks meet. Each mailbox serves once, for so many bytes of all blocks.
 __device__ inline void open_mailboxes(const Shape& shape, const Scratch& s) {
-  const int count_bytes = shape.count_row_size() * 2 + shape.slice_size() * 8;
-  const int bytes[kMailboxes] = {kBlocks * count_bytes, kBlocks * shape.offer_row_size() * 4};
+  const int bytes[kMailboxes] = {kBlocks * shape.slice_row_size() * 4,
+                                 kBlocks * shape.slice_size() * static_cast<int>(sizeof(Column)),
+                                 kBlocks * shape.offer_row_size() * 4};
 #pragma unroll
   for (int i = 0; i < kMailboxes; ++i) {
     const unsigned box = address_of(s.mailbox, i);

@@ -6,70 +6,71 @@
 
 namespace plimsoll::gpu {
 
-// Splits one item, by kWidth lanes. Every rank keeps what it can of its own; what is left over lies
-// end to end, sources ascending, against the ranks that take more than their own, ascending: the
-// source's interval overlaps those of the ranks that serve it. own, before: what this source and
-// all lower ones ask of the item.
-template <int kWidth>
-__device__ inline void split_item(const Block& b,
-                                  const Tables& t,
-                                  const Scratch& s,
-                                  int item,
-                                  bool is_item,
-                                  int own,
-                                  int before) {
-  const int lane = b.lane % kWidth;
-  const int begin = t.item_begin[item];
+// How an item is split: every rank keeps what it can of its own; what is left over lies end to end,
+// sources ascending, against the ranks that take more than their own, ascending. The source's
+// interval there overlaps those of the ranks that serve it.
+struct LeftOver {
+  int begin, end;
+
+  // What ranks that take units up to `taken_end` serve of it.
+  __device__ int served(int taken_end) const { return max(min(end, taken_end) - begin, 0); }
+};
+
+// The quota of a routed item's arc, and those before it.
+__device__ inline int quota_end_of(const Block& b, const Tables& t, const Scratch& s, int arc) {
+  const int item = t.arc_item[arc];
+  const Column column = s.column[t.item_expert[item]];
   const int end = t.item_begin[item + 1];
   int kept_before = 0;
   int kept_own = 0;
-#pragma unroll 1
-  for (int a = begin + lane; a < end; a += kWidth) {
-    const int kept = min(s.amount[a], s.local[a]);
-    if (t.arc_rank[a] < b.source) kept_before += kept;
-    if (t.arc_rank[a] == b.source) kept_own += kept;
+  int taken_end = 0;
+#pragma unroll 4
+  for (int q = t.item_begin[item]; q < end; ++q) {
+    const int amount = s.amount[q];
+    const int kept = min(amount, s.local[q]);
+    const int r = t.arc_rank[q];
+    kept_before += r < b.source ? kept : 0;
+    kept_own += r == b.source ? kept : 0;
+    taken_end += q <= arc ? amount - kept : 0;
   }
-  const int left_begin = before - sum_of_group<kWidth>(kept_before);
-  const int left_end = left_begin + own - sum_of_group<kWidth>(kept_own);
-  int taken_sum = 0;
-  int quota_sum = 0;
-#pragma unroll 1
-  for (int first = begin; __any_sync(kFullWarp, first < end); first += kWidth) {
-    const int a = first + lane;
-    const int kept = a < end ? min(s.amount[a], s.local[a]) : 0;
-    const int taken = a < end ? s.amount[a] - kept : 0;
-    const int taken_end = taken_sum + scan_lanes<kWidth>(taken, lane);
-    int quota = max(min(left_end, taken_end) - max(left_begin, taken_end - taken), 0);
-    if (a < end && t.arc_rank[a] == b.source) quota += kept;
-    const int quota_end = quota_sum + scan_lanes<kWidth>(quota, lane);
-    if (a < end && is_item) s.quota_end[a] = quota_end;
-    taken_sum = __shfl_sync(kFullWarp, taken_end, kWidth - 1, kWidth);
-    quota_sum = __shfl_sync(kFullWarp, quota_end, kWidth - 1, kWidth);
-  }
+  const int begin = column.before - kept_before;
+  const LeftOver left{begin, begin + column.own - kept_own};
+  return left.served(taken_end) + (t.arc_rank[arc] >= b.source ? kept_own : 0);
 }
 
-// The shared expert, by one warp; leaves its quotas away from home in s.away_begin.
-__device__ inline void split_shared(const Block& b, const Tables& t, const Scratch& s) {
-  const int m = b.shape.num_shared_experts;
-  int tokens_before = 0;
+// The shared expert, whose arcs are the ranks, by one warp; leaves its quotas away from home in
+// s.away_begin.
+__device__ inline void split_shared(const Block& b, const Scratch& s) {
+  int begin = 0;
 #pragma unroll 1
-  for (int r = b.lane; r < b.source; r += 32) tokens_before += s.tokens[r];
-  tokens_before = sum_of_warp(tokens_before);
-  split_item<32>(b, t, s, 0, true, m * s.tokens[b.source], m * tokens_before);
-  __syncwarp();
-  const int home = s.quota_end[b.source] - (b.source > 0 ? s.quota_end[b.source - 1] : 0);
-  for (int r = b.lane; r <= b.shape.num_ranks; r += 32) {
-    const int quotas_before = r > 0 ? s.quota_end[r - 1] : 0;
-    s.away_begin[r] = quotas_before - (r > b.source ? home : 0);
+  for (int r = b.lane; r < b.source; r += 32) begin += max(s.local[r] - s.amount[r], 0);
+  begin = sum_of_warp(begin);
+  const int kept_own = min(s.amount[b.source], s.local[b.source]);
+  const LeftOver left{begin, begin + s.local[b.source] - kept_own};
+  int taken_sum = 0;
+#pragma unroll 1
+  for (int first = 0; first < b.shape.num_ranks; first += 32) {
+    const int r = first + b.lane;
+    const bool is_rank = r < b.shape.num_ranks;
+    const int taken = is_rank ? max(s.amount[r] - s.local[r], 0) : 0;
+    const int taken_end = taken_sum + scan_lanes(taken, b.lane);
+    taken_sum = __shfl_sync(kFullWarp, taken_end, 31);
+    if (!is_rank) continue;
+    s.away_begin[r + 1] = left.served(taken_end);
+    s.quota_end[r] = left.served(taken_end) + (r >= b.source ? kept_own : 0);
   }
+  if (b.lane == 0) s.away_begin[0] = 0;
 }
 
 __device__ inline void split_items(const Block& b, const Tables& t, const Scratch& s) {
-  if (b.shape.shared_is_item && b.warp == kWarps - 1) split_shared(b, t, s);
-  for_each_group(b, first_routed_item(b), t.num_items, [&](int item, bool is_item, int) {
-    const int expert = t.item_expert[item];
-    split_item<kGroup>(b, t, s, item, is_item, s.own[expert], s.column_before[expert]);
-  });
+  if (b.warp == kWarps - 1) {
+    if (b.shape.shared_is_item) split_shared(b, s);
+  } else {
+#pragma unroll 1
+    for (int a = first_routed_arc(b) + b.thread; a < t.num_arcs; a += kThreads - 32) {
+      s.quota_end[a] = quota_end_of(b, t, s, a);
+    }
+  }
   __syncthreads();
 }
 
@@ -88,11 +89,10 @@ __device__ inline void write_decision(
     int32_t* routed = out.routed + static_cast<size_t>(source_index) * b.shape.num_slots;
     for (int slot = b.thread; slot < b.shape.num_slots; slot += kThreads) {
       const int expert = t.slot_expert[slot];
-      routed[slot] = expert == kNone ? 0 : s.own[expert];
+      routed[slot] = expert == kNone ? 0 : s.column[expert].own;
     }
     __syncthreads();
-    for (int a = t.item_begin[b.shape.shared_is_item ? 1 : 0] + b.thread; a < t.num_arcs;
-         a += kThreads) {
+    for (int a = first_routed_arc(b) + b.thread; a < t.num_arcs; a += kThreads) {
       routed[t.arc_slot[a]] = quota_of(t, s, a);
     }
   }

@@ -13,8 +13,21 @@ namespace {
 struct Problem {
   Shape shape;
   Memory memory;
-  const uint16_t* packed[2];  // null for counting alone
-  const uint8_t* active;      // which of the two holds
+  Divisor per_token, per_shared;  // choices, and shared experts, of a token
+  Divisor per_rank, per_round;    // slots of a rank, and ranks
+  Divisor per_slice;
+  const uint16_t* packed[2] = {};   // null for counting alone
+  const uint8_t* active = nullptr;  // which of the two holds
+
+  template <typename Id>
+  Problem(const Shape& of, const Batch<Id>& batch)
+      : shape(of),
+        memory(of, kWarps * tokens_per_warp(batch.num_tokens), batch.k),
+        per_token(batch.k),
+        per_shared(of.num_shared_experts),
+        per_rank(of.slots_per_rank()),
+        per_round(of.num_ranks),
+        per_slice(of.slice_size()) {}
 };
 
 __device__ Block this_block(const Shape& shape, int first_source) {
@@ -30,80 +43,35 @@ __device__ void load_tables(const Block& b, const uint16_t* packed, int size, co
   }
 }
 
-// What each rank that holds a copy of an item asks of it, as far as the matrix tells.
-__device__ void load_locals(
-    const Block& b, const Tables& t, const int32_t* counts, bool has_own_row, const Scratch& s) {
-  for (int r = b.thread; r < b.shape.num_ranks; r += kThreads) {
-    if (r == b.source && !has_own_row) continue;
-    s.tokens[r] = counts[static_cast<size_t>(r) * b.shape.row_size() + b.shape.num_experts];
+// What a rank has of active tokens, then what each rank that holds a copy of an item asks of it; as
+// far as the matrix tells. This source's are known to be 0 until they are counted.
+struct Asked {
+  const int32_t* counts;
+  bool has_own_row;
+
+  __device__ static int number(const Block& b, const Tables& t) {
+    return b.shape.num_ranks + t.num_arcs;
   }
-#pragma unroll 1
-  for (int a = b.thread; a < t.num_arcs; a += kThreads) {
-    const int r = t.arc_rank[a];
-    const int expert = t.item_expert[t.arc_item[a]];
-    if (r == b.source && !has_own_row) continue;
+  __device__ int load(const Block& b, const Tables& t, int i) const {
+    if (i >= number(b, t)) return 0;
+    const int arc = i - b.shape.num_ranks;
+    const int r = arc < 0 ? i : t.arc_rank[arc];
+    const int expert = arc < 0 ? kNone : t.item_expert[t.arc_item[arc]];
+    if (r == b.source && !has_own_row) return 0;
     const int column = expert == kNone ? b.shape.num_experts : expert;
-    const int units = counts[static_cast<size_t>(r) * b.shape.row_size() + column];
-    s.local[a] = expert == kNone ? b.shape.num_shared_experts * units : units;
+    return counts[static_cast<size_t>(r) * b.shape.row_size() + column];
   }
-}
-
-// What this source counted of one expert, or of active tokens.
-__device__ int sum_of_blocks(const Block& b, const Scratch& s, int e) {
-  int sum = 0;
-#pragma unroll
-  for (int c = 0; c < kBlocks; ++c) sum += s.sent_counts[c * b.shape.count_row_size() + e];
-  return sum;
-}
-
-// Puts the blocks' counts together: totals over all sources, this source's own, and the number of
-// the first choice of each item in this block and its warps. own_row: this source's row of the
-// matrix if it is there already.
-__device__ void gather(const Block& b, const Tables& t, const int32_t* own_row, const Scratch& s) {
-#pragma unroll 1
-  for (int e = b.thread; e < b.shape.num_experts; e += kThreads) {
-    const int own = own_row == nullptr ? sum_of_blocks(b, s, e) : own_row[e];
-    s.own[e] = own;
-    s.total[e] = s.column_total[e] + (own_row == nullptr ? own : 0);
-  }
-  const int num_items = b.shape.max_items();
-#pragma unroll 1
-  for (int i = b.thread; i < t.num_items; i += kThreads) {
-    if (t.item_expert[i] == kNone) continue;
-    int first = 0;
-#pragma unroll 1
-    for (int c = 0; c < b.index; ++c) {
-      first += s.sent_counts[c * b.shape.count_row_size() + t.item_expert[i]];
+  __device__ void store(const Block& b, const Tables& t, const Scratch& s, int i, int units) const {
+    if (i >= number(b, t)) return;
+    const int arc = i - b.shape.num_ranks;
+    const bool is_shared = arc >= 0 && arc < first_routed_arc(b);
+    if (arc < 0) {
+      s.tokens[i] = units;
+    } else {
+      s.local[arc] = is_shared ? b.shape.num_shared_experts * units : units;
     }
-    s.item_first[i] = first;
-    start_from(s.warp_count.from(i), num_items);
   }
-  if (b.warp == kWarps - 1 && b.lane < kBlocks) {
-    s.block_active[b.lane] = s.sent_counts[b.lane * b.shape.count_row_size() + b.shape.num_experts];
-  }
-  if (own_row == nullptr && b.thread == kThreads - 1) {
-    s.tokens[b.source] = sum_of_blocks(b, s, b.shape.num_experts);
-  }
-  __syncthreads();
-}
-
-// This source's own row, once it is counted: into the matrix, and into s.local.
-__device__ void write_own_row(const Block& b, const Scratch& s, int32_t* row) {
-  if (b.index != 0) return;
-  for (int e = b.thread; e < b.shape.num_experts; e += kThreads) row[e] = s.own[e];
-  if (b.thread == 0) row[b.shape.num_experts] = s.tokens[b.source];
-}
-
-__device__ void fill_own_locals(const Block& b, const Tables& t, const Scratch& s) {
-#pragma unroll 1
-  for (int i = t.rank_arc_begin[b.source] + b.thread; i < t.rank_arc_begin[b.source + 1];
-       i += kThreads) {
-    const int a = t.rank_arcs[i];
-    const int expert = t.item_expert[t.arc_item[a]];
-    s.local[a] = expert == kNone ? b.shape.num_shared_experts * s.tokens[b.source] : s.own[expert];
-  }
-  __syncthreads();
-}
+};
 
 template <typename Id>
 __global__ void __launch_bounds__(kThreads, 1)
@@ -112,19 +80,24 @@ __global__ void __launch_bounds__(kThreads, 1)
   const Block b = this_block(problem.shape, batch.first_source);
   if (b.thread == 0) open_mailboxes(b.shape, s);
   begin_to_meet();
-  const WarpTokens<Id> tokens(batch, b);
-  int expert[kAtOnce];
-  tokens.load(tokens.begin * tokens.k, b.shape.num_experts, b.lane, expert);
-  clear_counts(b, s);
+  const WarpTokens<Id> tokens(batch, problem.per_token, b);
+  Id id[kAtOnce];
+  tokens.load(tokens.begin * tokens.k, b.lane, id);
+  clear(b, problem.memory);
   __syncthreads();
-  count_tokens<false>(b, problem.memory.tables, tokens, expert, s);
+  count_tokens<false>(b, problem.memory.tables, tokens, id, s);
   __syncthreads();
   meet();
   send_counts(b, s);
   wait_for(s, kCounts);
   int32_t* row = counts + static_cast<size_t>(b.source) * b.shape.row_size();
-  for (int e = b.index * kThreads + b.thread; e < b.shape.row_size(); e += kBlocks * kThreads) {
-    row[e] = sum_of_blocks(b, s, e);
+  const int size = b.shape.slice_size();
+  for (int c = b.thread; c < size && b.index * size + c < b.shape.num_experts; c += kThreads) {
+    row[b.index * size + c] = sum_of_blocks(b, s, c, 0).all;
+  }
+  if (b.index == 0 && b.warp == kWarps - 1) {
+    const int active = sum_active(b, s);
+    if (b.lane == 0) row[b.shape.num_experts] = active;
   }
 }
 
@@ -136,16 +109,20 @@ __global__ void __launch_bounds__(kThreads, 1) route_kernel(const __grid_constan
   const Scratch& s = problem.memory.scratch;
   Tables t = problem.memory.tables;
   const Block b = this_block(problem.shape, batch.first_source);
+  const int active = *problem.active;
   if (b.thread == 0) open_mailboxes(b.shape, s);
   begin_to_meet();
-  const uint16_t* packed = problem.packed[*problem.active];
-  const WarpTokens<Id> tokens(batch, b);
-  int expert[kAtOnce];
-  tokens.load(tokens.begin * tokens.k, b.shape.num_experts, b.lane, expert);
-  const SliceCells slice(b);
-  const int cell = slice.load(b, counts, b.thread, !kCountFirst);
-  clear_counts(b, s);
+  const WarpTokens<Id> tokens(batch, problem.per_token, b);
+  Id id[kAtOnce];
+  float weight[kAtOnce];
+  tokens.load(tokens.begin * tokens.k, b.lane, id);
+  tokens.load_weights(tokens.begin * tokens.k, b.lane, weight);
+  const SliceCells slice(b, problem.per_slice, !kCountFirst);
+  int cell[SliceCells::kFirst];
+  slice.load_first(b, counts, cell);
+  clear(b, problem.memory);
   const TableLayout layout(b.shape);
+  const uint16_t* packed = problem.packed[active];
   load_tables(b, packed, layout.shared_size(b.shape), t);
   __syncthreads();
   t.num_items = t.packed[layout.num_items];
@@ -153,35 +130,38 @@ __global__ void __launch_bounds__(kThreads, 1) route_kernel(const __grid_constan
   if (b.shape.num_ranks > kMaxResponseRanks) {
     t.far_response = reinterpret_cast<const int32_t*>(packed + layout.response);
   }
-  load_locals(b, t, counts, !kCountFirst, s);
-  slice.add(b, s, b.thread, cell);
+  const Asked asked{counts, !kCountFirst};
+  const int units = asked.load(b, t, b.thread);
+  slice.add_all(b, counts, cell, s);
+  count_tokens<true>(b, t, tokens, id, s);
+  asked.store(b, t, s, b.thread, units);
 #pragma unroll 1
-  for (int i = b.thread + kThreads; i < slice.size * b.shape.num_ranks; i += kThreads) {
-    slice.add(b, s, i, slice.load(b, counts, i, !kCountFirst));
+  for (int i = b.thread + kThreads; i < asked.number(b, t); i += kThreads) {
+    asked.store(b, t, s, i, asked.load(b, t, i));
   }
-  count_tokens<true>(b, t, tokens, expert, s);
   __syncthreads();
   meet();
   send_counts(b, s);
-  copy_weights(b, tokens);
+  tokens.copy_weights(b.lane, weight);
+  for (int i = b.thread; i < t.num_items; i += kThreads) {
+    start_from(s.warp_count.from(i), b.shape.max_items());
+  }
   wait_for(s, kCounts);
   int32_t* own_row = counts + static_cast<size_t>(b.source) * b.shape.row_size();
-  gather(b, t, kCountFirst ? nullptr : own_row, s);
-  if (kCountFirst) {
-    write_own_row(b, s, own_row);
-    fill_own_locals(b, t, s);
+  send_columns(b, s, kCountFirst ? own_row : nullptr);
+  if (b.warp == kWarps - 1) {
+    const int num_active = sum_active(b, s);
+    if (kCountFirst && b.lane == 0) {
+      s.tokens[b.source] = num_active;
+      if (b.index == 0) own_row[b.shape.num_experts] = num_active;
+    }
   }
-  solve(b, t, s);
+  wait_for(s, kColumns);
+  __syncthreads();
+  solve(b, t, s, problem.per_round);
   split_items(b, t, s);
   write_decision(b, t, s, out, b.source - batch.first_source);
-  assign_tokens(b, t, tokens, s);
-}
-
-// What a batch needs of the shared memory of a block.
-template <typename Id>
-Memory memory_for(const Shape& shape, const Batch<Id>& batch) {
-  const int tokens = kWarps * tokens_per_warp(batch.num_tokens);
-  return {shape, tokens * batch.k, tokens * shape.num_shared_experts};
+  assign_tokens(b, t, tokens, problem.per_rank, problem.per_shared, s);
 }
 
 inline constexpr int kMaxSharedBytes = 227 * 1024;
@@ -201,7 +181,7 @@ Status check(const Shape& shape, const Batch<Id>& batch) {
         " ranks and up to top-" + std::to_string(kMaxTopK));
   }
   const int64_t choices = int64_t{kWarps} * tokens_per_warp(batch.num_tokens) * batch.k;
-  if (choices <= kMaxChoicesPerBlock && memory_for(shape, batch).num_bytes <= kMaxSharedBytes) {
+  if (choices <= kMaxChoicesPerBlock && Problem(shape, batch).memory.num_bytes <= kMaxSharedBytes) {
     return ok_status();
   }
   return unsupported("a source's " + std::to_string(batch.num_tokens) + " tokens, top-" +
@@ -235,10 +215,9 @@ Status launch_route(const DevicePlacement& placement,
                     const Decision& decision,
                     cudaStream_t stream) {
   if (Status status = check(placement.shape(), batch); !status.ok()) return status;
-  const Problem problem{placement.shape(),
-                        memory_for(placement.shape(), batch),
-                        {placement.tables(0), placement.tables(1)},
-                        placement.active()};
+  Problem problem(placement.shape(), batch);
+  for (int i = 0; i < 2; ++i) problem.packed[i] = placement.tables(i);
+  problem.active = placement.active();
   return launch(problem.memory.num_bytes, batch.num_sources, stream, route_kernel<kCountFirst, Id>,
                 problem, batch, counts, decision);
 }
@@ -269,7 +248,7 @@ Status count(const DevicePlacement& placement,
              int32_t* counts,
              cudaStream_t stream) {
   if (Status status = check(placement.shape(), batch); !status.ok()) return status;
-  const Problem problem{placement.shape(), memory_for(placement.shape(), batch), {}, nullptr};
+  const Problem problem(placement.shape(), batch);
   return launch(problem.memory.num_bytes, batch.num_sources, stream, count_kernel<Id>, problem,
                 batch, counts);
 }

@@ -32,52 +32,58 @@ struct SharedArray {
 struct Tables {
   int num_items = 0;
   int num_arcs = 0;
-  int num_ranks = 0;
   const int32_t* far_response = nullptr;  // where the matrix has no room in shared memory
   SharedArray<uint16_t> packed, expert_item, expert_slot, slot_expert, item_expert, item_begin,
       arc_rank, arc_item, arc_slot, rank_arc_begin, rank_arcs, place_rank, subtree_end, tree_begin,
       tree_end, arc_out, arc_in;
   SharedArray<uint32_t> item_ranks;
   SharedArray<int32_t> near_response;
+};
 
-  __device__ int response(int rank, int other) const {
-    const int i = rank * num_ranks + other;
-    return far_response == nullptr ? near_response[i] : far_response[i];
-  }
+// What all blocks know of an expert, once it is counted.
+struct alignas(16) Column {
+  int32_t total;   // over all sources
+  int32_t own;     // of this source
+  int32_t before;  // of lower sources
+  int32_t first;   // of this source's, in lower blocks
 };
 
 struct Scratch {
   SharedArray<uint64_t> mailbox;  // [kMailboxes], a barrier for what other blocks send
   // Sent by the blocks of the cluster.
-  SharedArray<uint16_t> sent_counts;   // [kBlocks, count_row_size()], then active tokens
-  SharedArray<int32_t> sent_offers;    // [kBlocks, offer_row_size()]
-  SharedArray<int32_t> column_total;   // [kBlocks * slice_size()], over the matrix, by expert
-  SharedArray<int32_t> column_before;  // likewise, over the rows of lower sources
+  SharedArray<int32_t> sent_counts;  // [kBlocks, slice_row_size()], of this block's slice
+  SharedArray<Column> column;        // [kBlocks * slice_size()], by expert
+  SharedArray<int32_t> sent_offers;  // [kBlocks, offer_row_size()]
 
-  SharedArray<uint32_t> choices;     // see count.cuh; later the slots
-  SharedArray<int32_t> offers;       // of the shared experts of this block's tokens
-  SharedArray<int32_t> block_count;  // [count_row_size()], of the tokens of this block
-  SharedArray<int32_t> slice_total;  // [slice_size()], this block's part of column_total
-  SharedArray<int32_t> slice_before;
-  SharedArray<uint16_t> warp_count;   // [kWarps, max_items], of items; later each warp's first
-  SharedArray<int32_t> warp_offers;   // [kWarps, num_ranks]; likewise
-  SharedArray<int32_t> warp_active;   // [kWarps]
-  SharedArray<int32_t> block_active;  // [kBlocks]
-  SharedArray<int32_t> item_first;    // [max_items], this block's first occurrence of an item
-  SharedArray<int32_t> total;         // [num_experts], over all sources
-  SharedArray<int32_t> own;           // [num_experts], of this source
-  SharedArray<int32_t> tokens;        // [num_ranks], active ones
+  SharedArray<uint32_t> choices;       // see count.cuh
+  SharedArray<uint32_t> offers;        // of the shared experts of this block's tokens
+  SharedArray<uint8_t> is_active;      // by token of this block
+  SharedArray<int32_t> block_count;    // [kSlices * slice_size()], of the tokens of this block
+  SharedArray<int32_t> slice_total;    // [slice_size()], of the matrix, this source's row left out
+  SharedArray<int32_t> slice_before;   // likewise, over the rows of lower sources
+  SharedArray<int32_t> slice_own;      // likewise, this source's row, if it is there
+  SharedArray<uint16_t> warp_count;    // [kWarps, max_items], of items; later each warp's first
+  SharedArray<int32_t> warp_offers;    // [kWarps, num_ranks]; likewise
+  SharedArray<int32_t> block_offers;   // [offer_row_size()]
+  SharedArray<int32_t> offers_before;  // [num_ranks], of lower blocks
+  SharedArray<int32_t> warp_active;    // [kWarps]
+  SharedArray<int32_t> block_active;   // [kBlocks]
+  SharedArray<int32_t> tokens;         // [num_ranks], active ones
 
   SharedArray<int32_t> local;           // [max_arcs]
   SharedArray<int32_t> amount;          // [max_arcs]
   SharedArray<int32_t> start_amount;    // [max_arcs], kept for another try
   SharedArray<int32_t> quota_end;       // [max_arcs], of this source: the end of an arc's numbers
+  SharedArray<uint32_t> height;         // [max_arcs], see spread.cuh
+  SharedArray<uint32_t> surface;        // [max_items]
+  SharedArray<int32_t> item_home;       // [max_items], units that are at home
   SharedArray<int32_t> item_label;      // [max_items]
   SharedArray<int32_t> item_next;       // [max_items], arc
+  SharedArray<int32_t> fixed_load;      // [num_ranks], of experts with one rank
+  SharedArray<int32_t> home_load;       // [num_ranks], units of items at home there
+  SharedArray<int32_t> share_load;      // [num_ranks], if items lay in equal shares
   SharedArray<int32_t> base_load;       // [num_ranks], load that is no copy's, in the start
-  SharedArray<int32_t> fixed_cost;      // [num_ranks], that cannot move, shared ones at home too
   SharedArray<int32_t> target;          // [num_ranks], what the start aims at
-  SharedArray<int32_t> surplus;         // [num_ranks]
   SharedArray<int32_t> potential;       // [num_ranks]
   SharedArray<int32_t> surplus_before;  // [num_ranks + 1], of lower places
   SharedArray<int32_t> home_cost;       // [num_ranks], shared experts that stay at home
@@ -86,7 +92,6 @@ struct Scratch {
   SharedArray<int32_t> capacity;        // [num_ranks]
   SharedArray<int32_t> rank_label;      // [num_ranks]
   SharedArray<int32_t> rank_next;       // [num_ranks], into rank_arcs
-  SharedArray<uint32_t> reach;          // [num_ranks, num_words()], see level.cuh
   SharedArray<int32_t> path;            // [2 * num_ranks], arcs left and entered in turn
   SharedArray<int32_t> away_begin;  // [num_ranks + 1], this source's shared quotas, home left out
   SharedArray<int32_t> left_end;    // [num_ranks], shared quotas nobody preferred, summed
@@ -94,50 +99,50 @@ struct Scratch {
   SharedArray<int32_t> step;        // [1], of levelling
 };
 
-enum Mailbox { kCounts, kOffers, kMailboxes };
+enum Mailbox { kCounts, kColumns, kOffers, kMailboxes };
 
 // How a kernel finds its way; made for a shape and a batch.
 struct Memory {
   Tables tables;
   Scratch scratch;
+  int cleared_at = 0;  // what starts at zero lies from here to the end
   int num_bytes = 0;
 
-  Memory(const Shape& shape, int choices_per_block, int shared_per_block) {
+  Memory(const Shape& shape, int tokens_per_block, int k) {
     const int arcs = shape.max_arcs();
     const int items = shape.max_items();
     const int ranks = shape.num_ranks;
     take_tables(shape);
     Scratch& s = scratch;
     take(s.mailbox, kMailboxes);
-    take(s.choices, choices_per_block);
-    take(s.offers, shared_per_block);
+    take(s.choices, tokens_per_block * k);
+    take(s.offers, tokens_per_block * shape.num_shared_experts);
+    take(s.sent_counts, kBlocks * shape.slice_row_size());
+    take(s.column, kSlices * shape.slice_size());
     take(s.sent_offers, kBlocks * shape.offer_row_size());
-    take(s.block_count, shape.count_row_size());
-    for (auto* slice : {&s.slice_total, &s.slice_before}) take(*slice, shape.slice_size());
-    for (auto* column : {&s.column_total, &s.column_before}) {
-      take(*column, kSlices * shape.slice_size());
-    }
-    take(s.warp_count, kWarps * items);
     take(s.warp_offers, kWarps * ranks);
-    for (auto* experts : {&s.total, &s.own}) take(*experts, shape.num_experts);
+    take(s.block_offers, shape.offer_row_size());
     for (auto* few : {&s.warp_active, &s.block_active, &s.bound, &s.step}) take(*few, kWarps);
     for (auto* list :
-         {&s.tokens, &s.base_load, &s.fixed_cost, &s.target, &s.surplus, &s.potential, &s.home_cost,
-          &s.load, &s.start_load, &s.capacity, &s.rank_label, &s.rank_next, &s.left_end}) {
+         {&s.offers_before, &s.tokens, &s.base_load, &s.target, &s.potential, &s.home_cost, &s.load,
+          &s.start_load, &s.capacity, &s.rank_label, &s.rank_next, &s.left_end}) {
       take(*list, ranks);
     }
     for (auto* list : {&s.surplus_before, &s.away_begin}) take(*list, ranks + 1);
-    take(s.reach, ranks * shape.num_words());
     take(s.path, 2 * ranks);
-    take(s.item_first, items);
-    take(s.local, arcs);
-    const int begin = num_bytes;  // what other blocks sent is read before these are written
-    for (auto* list : {&s.amount, &s.start_amount, &s.quota_end}) take(*list, arcs);
+    for (auto* list : {&s.local, &s.amount, &s.start_amount, &s.quota_end}) take(*list, arcs);
+    take(s.height, arcs);
+    take(s.surface, items);
     for (auto* list : {&s.item_label, &s.item_next}) take(*list, items);
-    const int end = num_bytes;
-    num_bytes = begin;
-    take(s.sent_counts, kBlocks * shape.count_row_size());
-    num_bytes = std::max(num_bytes, end);
+    cleared_at = num_bytes;
+    take(s.block_count, kSlices * shape.slice_size());
+    for (auto* slice : {&s.slice_total, &s.slice_before, &s.slice_own}) {
+      take(*slice, shape.slice_size());
+    }
+    take(s.warp_count, kWarps * items);
+    take(s.item_home, items);
+    for (auto* list : {&s.fixed_load, &s.home_load, &s.share_load}) take(*list, ranks);
+    take(s.is_active, tokens_per_block);
   }
 
  private:
@@ -152,7 +157,6 @@ struct Memory {
   void take_tables(const Shape& shape) {
     const TableLayout at(shape);
     Tables& t = tables;
-    t.num_ranks = shape.num_ranks;
     take(t.packed, at.shared_size(shape));
     const auto place = [&](auto& array, int offset) {
       array.at = t.packed.at + offset * static_cast<int>(sizeof(uint16_t));

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cstdint>
 
 #ifdef __CUDACC__
@@ -17,10 +18,27 @@ inline constexpr int kMaxRanks = 128;
 inline constexpr int kMaxExperts = 1024;  // logical
 inline constexpr int kMaxSlots = 2048;
 inline constexpr int kMaxTopK = 32;
-inline constexpr int kMaxRankSetWords = 1024;
+inline constexpr int kMaxFreeRanks = 64;  // up to which free ways are looked for, see free_ways.cuh
+inline constexpr int kMaxFreeArcs = 128;
 inline constexpr int kSlices = 16;            // of the experts, a block of a cluster each
 inline constexpr int kMaxResponseRanks = 64;  // up to which the matrix is in shared memory
 inline constexpr uint16_t kNone = 0xFFFF;
+
+// Division by a number that is known when a kernel is launched; of numbers below 2^31.
+struct Divisor {
+  uint32_t magic = 0;
+  uint32_t shift = 0;
+
+  Divisor() = default;
+  explicit Divisor(int by) {
+    if (by < 1) return;
+    shift = 31 + static_cast<uint32_t>(std::bit_width(static_cast<uint32_t>(by) - 1));
+    magic = static_cast<uint32_t>(((uint64_t{1} << shift) + by - 1) / by);
+  }
+  PLIMSOLL_HD int divide(int value) const {
+    return static_cast<int>(uint64_t{static_cast<uint32_t>(value)} * magic >> shift);
+  }
+};
 
 // Fixed for a deployment: placements change beneath a captured graph, these do not.
 struct Shape {
@@ -41,13 +59,15 @@ struct Shape {
   }
   // Experts of a slice; whole vectors of 16 bytes.
   PLIMSOLL_HD int slice_size() const { return (num_experts + 4 * kSlices - 1) / (4 * kSlices) * 4; }
-  // What a block sends to the others: counts and active tokens, in 16 bits, or offers in 32.
-  PLIMSOLL_HD int count_row_size() const { return (num_experts + 1 + 7) / 8 * 8; }
+  // What a block sends to another: its counts of a slice and its active tokens, or its offers.
+  PLIMSOLL_HD int slice_row_size() const { return slice_size() + 4; }
   PLIMSOLL_HD int offer_row_size() const { return (num_ranks + 3) / 4 * 4; }
   // Of a set of ranks.
   PLIMSOLL_HD int num_words() const { return (num_ranks + 31) / 32; }
-  // Whether sets of ranks are kept for every item; large shapes have no room for them.
-  PLIMSOLL_HD bool has_rank_sets() const { return num_words() * max_items() <= kMaxRankSetWords; }
+  // Whether a warp can hold what it takes to look for free ways, sets of ranks for every item too.
+  PLIMSOLL_HD bool has_rank_sets() const {
+    return num_ranks <= kMaxFreeRanks && 2 * num_redundant() <= kMaxFreeArcs;
+  }
   PLIMSOLL_HD int num_rank_set_words() const {
     return has_rank_sets() ? num_words() * max_items() : 0;
   }

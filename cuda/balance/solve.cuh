@@ -3,6 +3,7 @@
 // labels, which are shortest distances) the threads share the work.
 #pragma once
 
+#include "cuda/balance/free_ways.cuh"
 #include "cuda/balance/push.cuh"
 #include "cuda/balance/spread.cuh"
 
@@ -10,15 +11,28 @@ namespace plimsoll::gpu {
 
 enum Step { kLevel, kPush, kLookFarther, kCutOff };
 
-// By one warp, as long as no unit has left its home: what needs no search is done, what costs no
-// message is labelled.
-__device__ inline Step step_nearby(const Block& b, const Tables& t, const Scratch& s) {
-  bool has_excess = false;
+__device__ inline bool has_excess(const Block& b, const Scratch& s) {
+  bool is_over = false;
 #pragma unroll 1
-  for (int r = b.lane; r < b.shape.num_ranks; r += 32) has_excess |= s.load[r] > s.capacity[r];
-  if (!__any_sync(kFullWarp, has_excess)) return kLevel;
-  if (!b.shape.has_rank_sets()) return kLookFarther;
-  if (t.num_items > (b.shape.shared_is_item ? 1 : 0) && FreeWays(b, t, s).label()) return kPush;
+  for (int r = b.lane; r < b.shape.num_ranks; r += 32) is_over |= s.load[r] > s.capacity[r];
+  return __any_sync(kFullWarp, is_over);
+}
+
+// By one warp, from the start: what costs no message, then the usual rest. Keeps the start for
+// another try if that does not level the ranks.
+__device__ inline Step level_nearby(const Block& b, const Tables& t, const Scratch& s) {
+  __syncwarp();
+  if (!has_excess(b, s)) return kLevel;
+#pragma unroll 1
+  for (int a = b.lane; a < t.num_arcs; a += 32) s.start_amount[a] = s.amount[a];
+#pragma unroll 1
+  for (int r = b.lane; r < b.shape.num_ranks; r += 32) s.start_load[r] = s.load[r];
+  if (t.num_items > first_routed_item(b)) {
+    if (!b.shape.has_rank_sets()) return kLookFarther;
+    FreeWays ways(b, t, s);
+    if (ways.level()) ways.store(b, t, s);
+    if (!has_excess(b, s)) return kLevel;
+  }
   return push_shared_directly(b, s) ? kLevel : kLookFarther;
 }
 
@@ -45,56 +59,36 @@ __device__ inline void raise_bound(const Block& b, const Scratch& s) {
   if (b.lane == 0) s.bound[0] = max(s.bound[0], mean);
 }
 
-template <typename T>
-__device__ inline void copy(const Block& b, int count, SharedArray<T> from, SharedArray<T> to) {
+// By all: back to the start, under the raised bound.
+__device__ inline void start_again(const Block& b, const Tables& t, const Scratch& s) {
 #pragma unroll 1
-  for (int i = b.thread; i < count; i += kThreads) to[i] = from[i];
-}
-
-__device__ inline void set_capacities(const Block& b, const Scratch& s) {
+  for (int a = b.thread; a < t.num_arcs; a += kThreads) s.amount[a] = s.start_amount[a];
   for (int r = b.thread; r < b.shape.num_ranks; r += kThreads) {
+    s.load[r] = s.start_load[r];
     s.capacity[r] = s.bound[0] - s.home_cost[r];
   }
-  __syncthreads();
 }
 
-// From s.total, s.local and s.tokens to s.amount: how much of each item every rank takes, under the
-// smallest possible maximum, s.bound.
-__device__ inline void solve(const Block& b, const Tables& t, const Scratch& s) {
-  const int bound = make_start(b, t, s);
-  if (b.thread == 0) s.bound[0] = bound;
-  for (int r = b.thread; r < b.shape.num_ranks; r += kThreads) {
-    s.capacity[r] = bound - s.home_cost[r];
-  }
-  __syncthreads();
-  bool is_near = true;
-  bool is_saved = false;
+// From s.column, s.local and s.tokens to s.amount: how much of each item every rank takes, under
+// the smallest possible maximum, s.bound.
+__device__ inline void solve(const Block& b, const Tables& t, const Scratch& s, Divisor per_round) {
+  make_start(b, t, s, per_round);
   for (;;) {
-    if (is_near) {
-      if (b.warp == 0) {
-        const Step step = step_nearby(b, t, s);
-        if (b.lane == 0) s.step[0] = step;
-      }
-      __syncthreads();
-    }
-    const Step step = is_near ? static_cast<Step>(s.step[0]) : step_far(b, t, s);
-    if (step == kLevel) return;
-    if (!is_saved) {
-      copy(b, t.num_arcs, s.amount, s.start_amount);
-      copy(b, b.shape.num_ranks, s.load, s.start_load);
-      is_saved = true;
+    if (b.warp == 0) {
+      const Step step = level_nearby(b, t, s);
+      if (b.lane == 0) s.step[0] = step;
     }
     __syncthreads();
-    is_near = is_near && step == kPush;
-    if (step == kPush && b.warp == 0) Pusher(b, t, s).push_excess();
-    if (step == kCutOff) {
-      if (b.warp == 0) raise_bound(b, s);
+    if (s.step[0] == kLevel) return;
+    Step step;
+    while ((step = step_far(b, t, s)) == kPush) {
+      if (b.warp == 0) Pusher(b, t, s).push_excess();
       __syncthreads();
-      copy(b, t.num_arcs, s.start_amount, s.amount);
-      copy(b, b.shape.num_ranks, s.start_load, s.load);
-      set_capacities(b, s);
-      is_near = true;
     }
+    if (step == kLevel) return;
+    if (b.warp == 0) raise_bound(b, s);
+    __syncthreads();
+    start_again(b, t, s);
     __syncthreads();
   }
 }

@@ -1,5 +1,5 @@
 // The assignment levelling starts from, as src/balance/local_start.cc makes it: by one thread
-// block, all ranks and all experts side by side.
+// block, all ranks and all arcs side by side, a thread each.
 #pragma once
 
 #include "balance/local_start.h"
@@ -7,179 +7,176 @@
 
 namespace plimsoll::gpu {
 
-inline constexpr int kGroup = 8;  // lanes working for one rank or one item
-inline constexpr int kGroups = kThreads / kGroup;
-
-// f(rank or item, whether there is one, lane of the group); the warps stay together.
-template <typename F>
-__device__ inline void for_each_group(const Block& b, int begin, int end, F f) {
-  for (int first = begin; first + b.warp * (32 / kGroup) < end; first += kGroups) {
-    const int i = first + b.thread / kGroup;
-    f(i < end ? i : begin, i < end, b.lane % kGroup);
-  }
-}
-
 __device__ inline int first_routed_item(const Block& b) {
   return b.shape.shared_is_item ? 1 : 0;
 }
+__device__ inline int first_routed_arc(const Block& b) {
+  return b.shape.shared_is_item ? b.shape.num_ranks : 0;
+}
 
-__device__ inline int equal_share(const Tables& t, const Scratch& s, int arc) {
-  const int item = t.arc_item[arc];
+__device__ inline int equal_share(const Tables& t, const Scratch& s, int arc, int item) {
   const unsigned begin = t.item_begin[item];
   const unsigned copies = t.item_begin[item + 1] - begin;
-  const unsigned total = s.total[t.item_expert[item]];
+  const unsigned total = s.column[t.item_expert[item]].total;
   const unsigned each = total / copies;
   return static_cast<int>(each + (arc - begin < total - each * copies ? 1 : 0));
 }
 
-// What every rank holds in any case, at least, and in equal shares.
-__device__ inline void sum_ranks(const Block& b, const Tables& t, const Scratch& s) {
+// What every rank holds in any case, at home, and in equal shares. Fills in what this source asks
+// of the items it holds.
+__device__ inline void sum_ranks(const Block& b,
+                                 const Tables& t,
+                                 const Scratch& s,
+                                 Divisor per_round) {
   const int per_rank = b.shape.slots_per_rank();
-  const int num_shared_arcs = b.shape.shared_is_item ? b.shape.num_ranks : 0;
-  for_each_group(b, 0, b.shape.num_ranks, [&](int r, bool is_rank, int lane) {
-    int fixed = 0;
-    int at_home = 0;
-    int shares = 0;
 #pragma unroll 1
-    for (int slot = r * per_rank + lane; slot < (r + 1) * per_rank; slot += kGroup) {
-      const int expert = t.slot_expert[slot];
-      if (expert != kNone) fixed += s.total[expert];
-    }
-    const int last = t.rank_arc_begin[r + 1];
+  for (int i = b.thread; i < b.shape.num_slots; i += kThreads) {  // the ranks in turn
+    const int place = per_round.divide(i);
+    const int r = i - place * b.shape.num_ranks;
+    const int expert = t.slot_expert[r * per_rank + place];
+    if (expert != kNone) atomicAdd(&s.fixed_load[r], s.column[expert].total);
+  }
 #pragma unroll 1
-    for (int i = t.rank_arc_begin[r] + lane; i < last; i += kGroup) {
-      const int arc = t.rank_arcs[i];
-      const int own = s.local[arc];
-      const int share = arc < num_shared_arcs ? own : equal_share(t, s, arc);
-      at_home += own;
-      shares += share;
-      if (arc < num_shared_arcs && is_rank) s.amount[arc] = own;
+  for (int a = b.thread; a < t.num_arcs; a += kThreads) {
+    const int r = t.arc_rank[a];
+    const int item = t.arc_item[a];
+    const int expert = t.item_expert[item];
+    int local = s.local[a];
+    if (r == b.source) {
+      local = expert == kNone ? b.shape.num_shared_experts * s.tokens[r] : s.column[expert].own;
+      s.local[a] = local;
     }
-    fixed = sum_of_group<kGroup>(fixed);
-    at_home = sum_of_group<kGroup>(at_home);
-    shares = sum_of_group<kGroup>(shares);
-    if (is_rank && lane == 0) {
-      const int shared = b.shape.num_shared_experts * s.tokens[r];
-      const int home_cost = b.shape.shared_is_item ? 0 : shared;
-      s.home_cost[r] = home_cost;
-      s.fixed_cost[r] = fixed + home_cost;
-      s.base_load[r] = fixed;
-      s.target[r] = fixed + at_home;
-      s.load[r] = fixed + shares;
+    int share = local;
+    if (expert == kNone) {
+      s.amount[a] = local;
+    } else {
+      share = equal_share(t, s, a, item);
+      atomicAdd(&s.item_home[item], local);
     }
-  });
+    atomicAdd(&s.home_load[r], local);
+    atomicAdd(&s.share_load[r], share);
+  }
   __syncthreads();
 }
 
-// The bounds that need no search: a rank's own fixed load, and the mean. By every warp for itself.
-__device__ inline int first_bound(const Block& b, const Scratch& s) {
+// The bounds that need no search, a rank's own fixed load and the mean; and what follows from them
+// for every rank. By one warp.
+__device__ inline void set_bound(const Block& b, const Scratch& s, Divisor per_round) {
+  const int m = b.shape.num_shared_experts;
   int fullest = 0;
   int sum = 0;
 #pragma unroll 1
   for (int r = b.lane; r < b.shape.num_ranks; r += 32) {
-    fullest = max(fullest, s.fixed_cost[r]);
-    sum += s.load[r] + s.home_cost[r];
+    const int home_cost = b.shape.shared_is_item ? 0 : m * s.tokens[r];
+    const int fixed = s.fixed_load[r];
+    fullest = max(fullest, fixed + home_cost);
+    sum += fixed + s.share_load[r] + home_cost;
   }
   fullest = __reduce_max_sync(kFullWarp, fullest);
-  const unsigned total = sum_of_warp(sum);
-  const int mean = static_cast<int>((total + b.shape.num_ranks - 1) / b.shape.num_ranks);
-  return max(fullest, mean);
+  const int total = sum_of_warp(sum);
+  // Rounded up; the sum may be 2^31 - 1.
+  const int bound = max(fullest, total == 0 ? 0 : per_round.divide(total - 1) + 1);
+#pragma unroll 1
+  for (int r = b.lane; r < b.shape.num_ranks; r += 32) {
+    const int shared = m * s.tokens[r];
+    const int fixed = s.fixed_load[r];
+    const int capacity = bound - (b.shape.shared_is_item ? 0 : shared);
+    s.home_cost[r] = bound - capacity;
+    s.capacity[r] = capacity;
+    s.target[r] = max(fixed + s.home_load[r], capacity);
+    s.base_load[r] = fixed + (b.shape.shared_is_item ? shared : 0);
+    s.load[r] = fixed + s.share_load[r];
+    s.potential[r] = 0;
+  }
+  if (b.lane == 0) s.bound[0] = bound;
 }
 
-__device__ inline int clamped(long long value, int most) {
-  return static_cast<int>(
-      max(min(value, static_cast<long long>(most)), -static_cast<long long>(most)));
+__device__ inline int clamped(int value, int most) {
+  return max(min(value, most), -most);
 }
 
-__device__ inline int surplus(const Scratch& s, int bound, int r, int load) {
-  return clamped(load - max(s.target[r], bound - s.home_cost[r]), static_cast<int>(kMaxSurplus));
+__device__ inline int surplus(const Scratch& s, int r) {
+  return clamped(s.load[r] - s.target[r], static_cast<int>(kMaxSurplus));
 }
+
+inline constexpr int kGroup = 8;  // lanes working for one rank
 
 // Adds to the potentials what would level the surpluses if no item ran out.
-__device__ inline void add_potentials(const Block& b,
-                                      const Tables& t,
-                                      const Scratch& s,
-                                      bool is_first) {
+__device__ inline void add_potentials(const Block& b, const Tables& t, const Scratch& s) {
   const int num_ranks = b.shape.num_ranks;
-  for_each_group(b, 0, num_ranks, [&](int r, bool is_rank, int lane) {
+  const int lane = b.lane % kGroup;
+  const int32_t* response = t.far_response == nullptr ? &t.near_response[0] : t.far_response;
+#pragma unroll 1
+  for (int first = b.warp * (32 / kGroup); first < num_ranks; first += kThreads / kGroup) {
+    const int r = min(first + b.lane / kGroup, num_ranks - 1);
     long long sum = 0;
-#pragma unroll 2
+#pragma unroll 4
     for (int q = lane; q < num_ranks; q += kGroup) {
-      sum += static_cast<long long>(t.response(r, q)) * s.surplus[q];
+      sum += static_cast<long long>(response[r * num_ranks + q]) * surplus(s, q);
     }
-    sum = sum_of_group<kGroup>(sum);
-    if (is_rank && lane == 0) {
-      const int before = is_first ? 0 : s.potential[r];
-      s.potential[r] = clamped(before + (sum >> kResponseBits), static_cast<int>(kMaxHeight));
+    sum = sum_of_group<kGroup>(sum) >> kResponseBits;
+    constexpr long long kFar = 2 * kMaxHeight;  // from any potential leads out of range
+    const int more = static_cast<int>(max(min(sum, kFar), -kFar));
+    if (lane == 0 && first + b.lane / kGroup < num_ranks) {
+      s.potential[r] = clamped(s.potential[r] + more, static_cast<int>(kMaxHeight));
     }
-  });
+  }
   __syncthreads();
-}
-
-__device__ inline unsigned height(const Tables& t, const Scratch& s, int arc) {
-  constexpr int kMost = static_cast<int>(kMaxHeight);
-  return min(s.local[arc], kMost) + s.potential[t.arc_rank[arc]] + kMost;
 }
 
 // Pours the free units of every item over its ranks: the lowest take them, the odd ones go to the
-// first ranks. Most items have no more ranks than a group has lanes.
+// first ranks. Sums up what the ranks hold.
+//
+// A rank that is as high as h is reached if filling all ranks up to h takes no more than there is;
+// the surface is the lowest that any rank and those below it could be filled to.
 __device__ inline void pour_items(const Block& b, const Tables& t, const Scratch& s) {
-  for_each_group(b, first_routed_item(b), t.num_items, [&](int item, bool is_item, int lane) {
-    const int begin = t.item_begin[item];
-    const int end = t.item_begin[item + 1];
-    const auto height_at = [&](int a) { return a < end ? height(t, s, a) : UINT_MAX; };
-    const unsigned first_height = height_at(begin + lane);
-    int own = 0;
+  constexpr int kMost = static_cast<int>(kMaxHeight);
+  const int first_arc = first_routed_arc(b);
 #pragma unroll 1
-    for (int a = begin + lane; a < end; a += kGroup) own += s.local[a];
-    const unsigned num_free = s.total[t.item_expert[item]] - sum_of_group<kGroup>(own);
-    unsigned surface = UINT_MAX - 1;
-    unsigned odd = 0;
-    for (unsigned below = 0, previous = UINT_MAX; __any_sync(kFullWarp, below != previous);) {
-      previous = below;
-      below = first_height <= surface;
-      unsigned sum = below ? first_height : 0;
+  for (int a = first_arc + b.thread; a < t.num_arcs; a += kThreads) {
+    s.height[a] = min(s.local[a], kMost) + s.potential[t.arc_rank[a]] + kMost;
+  }
 #pragma unroll 1
-      for (int a = begin + lane + kGroup; a < end; a += kGroup) {
-        const unsigned h = height(t, s, a);
-        if (h <= surface) ++below, sum += h;
-      }
-      below = sum_of_group<kGroup>(below);
-      sum = sum_of_group<kGroup>(sum);
-      surface = (num_free + sum) / below;
-      odd = num_free + sum - surface * below;
-    }
+  for (int i = b.thread; i < t.num_items; i += kThreads) s.surface[i] = UINT_MAX;
 #pragma unroll 1
-    for (int first = begin; __any_sync(kFullWarp, first < end); first += kGroup) {
-      const int a = first + lane;
-      const unsigned h = first == begin ? first_height : height_at(a);
-      const bool takes = h <= surface;
-      const unsigned takers = __ballot_sync(kFullWarp, takes) >> (b.lane - lane) & 0xFF;
-      const bool takes_odd = __popc(takers & ((1u << lane) - 1)) < odd;
-      if (a < end && is_item) {
-        s.amount[a] = s.local[a] + (takes ? static_cast<int>(surface - h + takes_odd) : 0);
-      }
-      odd -= min(odd, static_cast<unsigned>(__popc(takers)));
-    }
-  });
+  for (int r = b.thread; r < b.shape.num_ranks; r += kThreads) s.load[r] = s.base_load[r];
   __syncthreads();
-}
-
-// What the ranks hold, and what of it is too much.
-__device__ inline void sum_loads(const Block& b, const Tables& t, const Scratch& s, int bound) {
-  for_each_group(b, 0, b.shape.num_ranks, [&](int r, bool is_rank, int lane) {
-    const int last = t.rank_arc_begin[r + 1];
-    int load = 0;
+  const auto num_free = [&](int item) -> unsigned {
+    return s.column[t.item_expert[item]].total - s.item_home[item];
+  };
 #pragma unroll 1
-    for (int i = t.rank_arc_begin[r] + lane; i < last; i += kGroup) {
-      load += s.amount[t.rank_arcs[i]];
+  for (int a = first_arc + b.thread; a < t.num_arcs; a += kThreads) {
+    const int item = t.arc_item[a];
+    const int end = t.item_begin[item + 1];
+    const unsigned own = s.height[a];
+    unsigned below = 0;
+    unsigned sum = num_free(item);
+#pragma unroll 4
+    for (int q = t.item_begin[item]; q < end; ++q) {
+      const unsigned h = s.height[q];
+      if (h <= own) ++below, sum += h;
     }
-    load = s.base_load[r] + sum_of_group<kGroup>(load);
-    if (is_rank && lane == 0) {
-      s.load[r] = load;
-      s.surplus[r] = surplus(s, bound, r, load);
+    atomicMin(&s.surface[item], sum / below);
+  }
+  __syncthreads();
+#pragma unroll 1
+  for (int a = first_arc + b.thread; a < t.num_arcs; a += kThreads) {
+    const int item = t.arc_item[a];
+    const int end = t.item_begin[item + 1];
+    const unsigned surface = s.surface[item];
+    const unsigned own = s.height[a];
+    unsigned takers_before = 0;
+    unsigned odd = num_free(item);
+#pragma unroll 4
+    for (int q = t.item_begin[item]; q < end; ++q) {
+      const unsigned h = s.height[q];
+      if (h <= surface) odd -= surface - h, takers_before += q < a;
     }
-  });
+    const int taken = own <= surface ? surface - own + (takers_before < odd) : 0;
+    const int amount = s.local[a] + taken;
+    s.amount[a] = amount;
+    atomicAdd(&s.load[t.arc_rank[a]], amount);
+  }
   __syncthreads();
 }
 
@@ -204,7 +201,8 @@ __device__ inline int units_to_parent(const Tables& t, const Scratch& s, int pla
   const int item = t.arc_item[in];
   const int num_children = t.item_begin[item + 1] - t.item_begin[item] - 1;
   const int up = s.amount[out] - s.local[out];
-  const int down = (s.amount[in] - s.local[in]) / num_children;
+  int down = s.amount[in] - s.local[in];
+  if (num_children > 1) down /= num_children;
   return max(min(wanted, up), -down);
 }
 
@@ -216,8 +214,8 @@ __device__ inline void level_trees(const Block& b, const Tables& t, const Scratc
   if (b.warp * 32 < num_ranks) {
     int lower = 0;
 #pragma unroll 1
-    for (int p = b.lane; p < b.warp * 32; p += 32) lower += s.surplus[t.place_rank[p]];
-    const int own = is_place ? s.surplus[t.place_rank[place]] : 0;
+    for (int p = b.lane; p < b.warp * 32; p += 32) lower += surplus(s, t.place_rank[p]);
+    const int own = is_place ? surplus(s, t.place_rank[place]) : 0;
     const int up_to = sum_of_warp(lower) + scan_lanes(own, b.lane);
     if (is_place) s.surplus_before[place + 1] = up_to;
     if (place == 0) s.surplus_before[0] = 0;
@@ -236,23 +234,21 @@ __device__ inline void level_trees(const Block& b, const Tables& t, const Scratc
   __syncthreads();
 }
 
-// Fills s.amount and s.load; returns the least bound there is hope for.
-__device__ inline int make_start(const Block& b, const Tables& t, const Scratch& s) {
-  sum_ranks(b, t, s);
-  const int bound = first_bound(b, s);
-  if (t.num_items == first_routed_item(b)) return bound;
-  for (int r = b.thread; r < b.shape.num_ranks; r += kThreads) {
-    s.surplus[r] = surplus(s, bound, r, s.load[r]);
-  }
+// Fills s.amount, s.load, s.capacity and s.bound, the least bound there is hope for.
+__device__ inline void make_start(const Block& b,
+                                  const Tables& t,
+                                  const Scratch& s,
+                                  Divisor per_round) {
+  sum_ranks(b, t, s, per_round);
+  if (b.warp == 0) set_bound(b, s, per_round);
+  if (t.num_items == first_routed_item(b)) return;  // warp 0 goes on
   __syncthreads();
 #pragma unroll 1
   for (int round = 0; round < kSpreadRounds; ++round) {
-    add_potentials(b, t, s, round == 0);
+    add_potentials(b, t, s);
     pour_items(b, t, s);
-    sum_loads(b, t, s, bound);
   }
   level_trees(b, t, s);
-  return bound;
 }
 
 }  // namespace plimsoll::gpu
