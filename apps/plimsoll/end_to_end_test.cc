@@ -318,6 +318,18 @@ TEST(EndToEnd, ReplayComparesPlacementsAndPolicies) {
   EXPECT_EQ(plimsoll(replay + " --policy exact -o md").out.find("| placement | policy |"), 0u);
   const json shuffled = result_of(replay + " --policy exact --shuffle");
   EXPECT_NE(shuffled["rows"][0]["messages_per_token"], result["rows"][2]["messages_per_token"]);
+  const json sglang =
+      result_of(replay + " --policy static+waterfill --policy exact+waterfill" +
+                " --policy static+sglang_waterfill" + " --policy static+sglang_waterfill_global");
+  ASSERT_EQ(sglang["rows"].size(), 2u * 4);
+  for (const int drawn : {6, 7}) {  // placement.yaml's
+    EXPECT_GT(sglang["rows"][drawn]["max_over_mean"], sglang["rows"][4]["max_over_mean"]);
+    EXPECT_GT(sglang["rows"][drawn]["messages_per_token"], sglang["rows"][5]["messages_per_token"]);
+  }
+  EXPECT_EQ(plimsoll("replay --load " + trace + " --top-k 6 --ep-size 8" +
+                     " --policy static+sglang_waterfill")
+                .status,
+            2);
   const json counts = result_of("replay --load " + trace + " --top-k 6 --ep-size 8");
   EXPECT_TRUE(counts["rows"][0]["messages_per_token"].is_null());
 

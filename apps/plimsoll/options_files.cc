@@ -69,8 +69,8 @@ std::vector<Option> input_options() {
        .field = [](Settings& s) -> Field { return &s.plan.load; },
        .help =
            "Recorded expert selection: a recorder's .pt file, JSON with logical_count or vLLM's "
-           "logical_expert_load, .npy, or a .u8 trace. Several files are those of the ranks of "
-           "one recording."},
+           "logical_expert_load, .npy, or a .u8 trace. Several .pt files are those of the ranks "
+           "of one recording; of other files the steps follow each other."},
       {.name = "scenario",
        .section = kInput,
        .value_name = "F",

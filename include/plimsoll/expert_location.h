@@ -43,8 +43,9 @@ Result<ExpertLocation> load_expert_location(const std::string& value);
 
 // For files that must hold counts (`plan --load`): as above, and .npy [layers, experts] or [steps,
 // layers, experts], JSON with vLLM's logical_expert_load (by itself or in the steps of
-// load_history), and .u8 traces (see trace.h), cut into steps of 512 tokens. Several files are
-// those of several ranks, added up (per_pass, per_token), or recordings that follow each other.
+// load_history), and .u8 traces (see trace.h), cut into steps of 512 tokens. Several recordings
+// are those of several ranks, added up (per_pass, per_token), or follow each other (stat); the
+// steps of several other files follow each other.
 Result<LoadedCounts> load_expert_counts(const std::string& path);
 Result<LoadedCounts> load_expert_counts(const std::vector<std::string>& paths);
 

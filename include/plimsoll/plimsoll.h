@@ -47,8 +47,8 @@ plimsoll_code plimsoll_load_create(int32_t num_steps,
                                    int32_t num_experts,
                                    const int64_t* counts,
                                    plimsoll_load** load);
-/* Recordings (.pt), .json, .npy or .u8 traces. Several files are those of several ranks of one run,
- * or recordings that follow each other. */
+/* Recordings (.pt), .json, .npy or .u8 traces. Several recordings are those of several ranks of one
+ * run, or follow each other; the steps of several other files follow each other. */
 plimsoll_code plimsoll_load_read(const char* const* paths, size_t num_paths, plimsoll_load** load);
 /* As an expert distribution recorder's .pt file of the mode stat, a step a pass. Counts above
  * 2^31 - 1 do not fit. */

@@ -11,7 +11,8 @@ from plimsoll._arrays import integers, paths
 def read_load(path_or_paths):
     """Counts int64 [steps, layers, experts] of recordings, .npy, JSON or traces.
 
-    Several files are those of several ranks of one run, or recordings that follow each other.
+    Several recordings are those of several ranks of one run, or follow each other; the steps of
+    several other files follow each other.
     """
     return _native.read_load(paths(path_or_paths))
 

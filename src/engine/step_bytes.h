@@ -54,7 +54,8 @@ void transfer(Stream& stream, ExpertTimes& times) {
 
 template <typename Stream>
 void transfer(Stream& stream, RankResult& result) {
-  stream(result.segments, result.seconds, result.expert_times, result.traffic.num_messages, result.traffic.num_bytes);
+  stream(result.segments, result.seconds, result.expert_times, result.traffic.num_messages,
+         result.traffic.num_bytes);
 }
 
 template <typename Stream>

@@ -148,6 +148,19 @@ TEST(Counts, ComeFromNpyAndVllmToo) {
   EXPECT_EQ(load_expert_counts(folder / "history.json")->history.counts, values);
   EXPECT_EQ(load_expert_counts(folder / "history.json")->history.num_steps, 2);
   EXPECT_EQ(load_expert_counts(folder / "window.json")->history.num_steps, 1);
+  const auto joined =
+      load_expert_counts(std::vector<std::string>{folder / "window.json", folder / "c.npy"});
+  ASSERT_TRUE(joined.ok()) << joined.error().message;
+  EXPECT_EQ(joined->history.num_steps, 3);
+  EXPECT_EQ(joined->history.counts, (std::vector<int64_t>{1, 2, 3, 4, 1, 2, 3, 4, 5, 6, 7, 8}));
+  const auto refusal = [&](const std::vector<std::string>& paths) {
+    const auto loaded = load_expert_counts(paths);
+    return loaded.ok() ? "(accepted)" : loaded.error().message;
+  };
+  save_text(folder / "wide.json", R"({"logical_count": [[1,2,3,4,5]]})");
+  EXPECT_TRUE(contains(refusal({folder / "c.npy", folder / "wide.json"}), "1 layers of 5 experts"));
+  EXPECT_TRUE(contains(refusal({folder / "c.npy", recorder_file("float_counts.pt")}), "one kind"));
+  EXPECT_TRUE(contains(refusal({folder / "p.yaml"}), "is a placement"));
   save_text(folder / "bad.json", R"({"load_history": [{"step": 1}, 7]})");
   EXPECT_FALSE(load_expert_counts(folder / "bad.json").ok());
 }

@@ -57,7 +57,12 @@ Result<ExpertLocation> load_location(const std::string& path) {
   return parse_expert_location(*bytes, path);
 }
 
+bool is_yaml(const std::string& path) {
+  return path.ends_with(".yaml") || path.ends_with(".yml");
+}
+
 Result<LoadedCounts> parse_counts(const std::string& path) {
+  if (is_yaml(path)) return invalid_argument("is a placement; expected recorded counts");
   if (path.ends_with(".npy")) {
     const Result<NumberArray> numbers = load_npy(path);
     return numbers.ok() ? counts_of(*numbers) : numbers.error();
@@ -70,7 +75,7 @@ Result<LoadedCounts> parse_counts(const std::string& path) {
 }
 
 Result<ExpertMap> parse_map(const std::string& path) {
-  if (path.ends_with(".yaml") || path.ends_with(".yml")) return load_yaml(path);
+  if (is_yaml(path)) return load_yaml(path);
   if (path.ends_with(".npy")) {
     const Result<NumberArray> numbers = load_npy(path);
     return numbers.ok() ? map_of(*numbers) : numbers.error();
@@ -84,6 +89,52 @@ Result<ExpertMap> parse_map(const std::string& path) {
       "plimsoll plan");
 }
 
+// The files of the ranks of a recorder, or of several recordings.
+Result<LoadedCounts> join_recordings(const std::vector<std::string>& paths) {
+  std::vector<Recording> recordings;
+  for (const std::string& path : paths) {
+    Result<Recording> recording = read_recording(path);
+    if (!recording.ok()) return recording.error();
+    recordings.push_back(std::move(*recording));
+  }
+  Result<LoadHistory> history = load_history(recordings);
+  if (!history.ok()) return history.error();
+  return LoadedCounts{std::move(*history), std::move(recordings.front().info), {}};
+}
+
+// Files that know of no ranks: the steps of each follow those of the one before.
+Result<LoadedCounts> join_steps(const std::vector<std::string>& paths) {
+  LoadedCounts all;
+  for (const std::string& path : paths) {
+    if (path.ends_with(".pt")) {
+      return invalid_argument(path +
+                              " is a recording, and the others are not: give files of one "
+                              "kind");
+    }
+    Result<LoadedCounts> counts = load_expert_counts(path);
+    if (!counts.ok()) return counts.error();
+    LoadHistory& history = all.history;
+    const LoadHistory& more = counts->history;
+    if (history.num_layers == 0) {
+      all = std::move(*counts);
+      continue;
+    }
+    if (more.num_layers != history.num_layers ||
+        more.num_logical_experts != history.num_logical_experts) {
+      return invalid_argument(path + " has " + std::to_string(more.num_layers) + " layers of " +
+                              std::to_string(more.num_logical_experts) + " experts, but " +
+                              paths.front() + " has " + std::to_string(history.num_layers) +
+                              " of " + std::to_string(history.num_logical_experts));
+    }
+    history.num_steps += more.num_steps;
+    history.counts.insert(history.counts.end(), more.counts.begin(), more.counts.end());
+    for (std::string& note : counts->notes) {
+      if (std::ranges::find(all.notes, note) == all.notes.end()) all.notes.push_back(note);
+    }
+  }
+  return all;
+}
+
 }  // namespace
 
 Result<LoadedCounts> load_expert_counts(const std::string& path) {
@@ -95,15 +146,9 @@ Result<LoadedCounts> load_expert_counts(const std::string& path) {
 
 Result<LoadedCounts> load_expert_counts(const std::vector<std::string>& paths) {
   if (paths.size() == 1) return load_expert_counts(paths.front());
-  std::vector<Recording> recordings;
-  for (const std::string& path : paths) {
-    Result<Recording> recording = read_recording(path);
-    if (!recording.ok()) return recording.error();
-    recordings.push_back(std::move(*recording));
-  }
-  Result<LoadHistory> history = load_history(recordings);
-  if (!history.ok()) return history.error();
-  return LoadedCounts{std::move(*history), std::move(recordings.front().info), {}};
+  const bool are_recordings =
+      std::ranges::all_of(paths, [](const std::string& path) { return path.ends_with(".pt"); });
+  return are_recordings ? join_recordings(paths) : join_steps(paths);
 }
 
 Result<ExpertMap> load_expert_map(const std::string& path) {
