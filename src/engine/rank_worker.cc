@@ -202,7 +202,12 @@ void RankWorker::use_logits(const SegmentPlan& plan,
     result.logits.insert(result.logits.end(), logits.begin(), logits.end());
   }
   if (token_idx < static_cast<int>(plan.targets.size())) {
-    result.nll.push_back(static_cast<float>(log_sum_exp(logits) - logits[plan.targets[token_idx]]));
+    const double normaliser = log_sum_exp(logits);
+    result.nll.push_back(static_cast<float>(normaliser - logits[plan.targets[token_idx]]));
+    if (plan.num_top_logprobs > 0) {
+      const auto top = top_logprobs(logits, plan.num_top_logprobs, normaliser);
+      result.target_top.insert(result.target_top.end(), top.begin(), top.end());
+    }
   }
   const int num_tokens = static_cast<int>(plan.tokens.size());
   if (plan.sample && token_idx == num_tokens - 1) {

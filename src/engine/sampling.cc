@@ -96,6 +96,16 @@ double log_sum_exp(std::span<const float> logits) {
   return top + std::log(sum);
 }
 
+std::vector<TokenLogprob> top_logprobs(std::span<const float> logits,
+                                       int count,
+                                       double normaliser) {
+  std::vector<TokenLogprob> top;
+  for (int32_t id : most_likely(logits, count)) {
+    top.push_back({id, static_cast<float>(logits[id] - normaliser)});
+  }
+  return top;
+}
+
 SampledToken sample_token(std::span<float> logits,
                           const SamplingParams& params,
                           std::span<const int32_t> generated,
@@ -104,11 +114,7 @@ SampledToken sample_token(std::span<float> logits,
   const bool wants_logprobs = num_top_logprobs >= 0;
   const double normaliser = wants_logprobs ? log_sum_exp(logits) : 0;
   SampledToken sampled;
-  if (num_top_logprobs > 0) {
-    for (int32_t id : most_likely(logits, num_top_logprobs)) {
-      sampled.top.push_back({id, static_cast<float>(logits[id] - normaliser)});
-    }
-  }
+  if (num_top_logprobs > 0) sampled.top = top_logprobs(logits, num_top_logprobs, normaliser);
   const bool penalised = params.presence_penalty != 0 || params.frequency_penalty != 0;
   const std::vector<float> own(penalised ? logits.begin() : logits.end(), logits.end());
   if (penalised) apply_penalties(logits, params, generated);

@@ -40,6 +40,9 @@ SampledToken sample_token(std::span<float> logits,
                           int64_t position,
                           int num_top_logprobs);
 
+// The most likely tokens, best first; `normaliser` is the logits' log_sum_exp.
+std::vector<TokenLogprob> top_logprobs(std::span<const float> logits, int count, double normaliser);
+
 // log(sum(exp(logits))), summed in double in the order given.
 double log_sum_exp(std::span<const float> logits);
 

@@ -36,10 +36,11 @@ struct SegmentPlan {
 
 struct SegmentResult {
   int64_t sequence_id = 0;
-  SampledToken next;                // where `sample` was set
-  std::vector<float> logits;        // [logits_rows, vocab]
-  std::vector<float> nll;           // [targets]
-  std::vector<int32_t> expert_ids;  // [layers, tokens, top_k], logical, in the gate's order
+  SampledToken next;                     // where `sample` was set
+  std::vector<float> logits;             // [logits_rows, vocab]
+  std::vector<float> nll;                // [targets]
+  std::vector<TokenLogprob> target_top;  // [targets, num_top_logprobs], best first
+  std::vector<int32_t> expert_ids;       // [layers, tokens, top_k], logical, in the gate's order
 };
 
 // A sequence that another engine has begun. The rank takes the state out.

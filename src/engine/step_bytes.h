@@ -32,7 +32,8 @@ void transfer(Stream& stream, SegmentPlan& plan) {
 
 template <typename Stream>
 void transfer(Stream& stream, SegmentResult& result) {
-  stream(result.sequence_id, result.next, result.logits, result.nll, result.expert_ids);
+  stream(result.sequence_id, result.next, result.logits, result.nll, result.target_top,
+         result.expert_ids);
 }
 
 // Sequences of other engines stay in their process, see Engine::check.

@@ -36,6 +36,7 @@ Json bytes_of(const Tokenizer& tokenizer, int32_t token) {
 void send_error(HttpReply& reply, int status, const std::string& message) {
   std::map<std::string, std::string> headers;
   if (status == 429) headers["Retry-After"] = "1";
+  if (status == 401) headers["WWW-Authenticate"] = "Bearer";
   reply.send(status, "application/json", api_error_body(status, message), headers);
 }
 
@@ -106,6 +107,8 @@ void CompletionJob::hear(Result<RequestUpdate> update) {
   if (choice.finish_reason != nullptr) return;
   const std::vector<float>& nll = update->result.nll;
   choice.prompt_nll.insert(choice.prompt_nll.end(), nll.begin(), nll.end());
+  const std::vector<TokenLogprob>& top = update->result.target_top;
+  choice.prompt_top.insert(choice.prompt_top.end(), top.begin(), top.end());
   const bool ended = update->finish != FinishReason::kNone;
   if (!update->has_token && !ended) return;  // more of the prompt is to come
   if (choice.num_tokens == 0) begin_answer(choice);
@@ -142,8 +145,13 @@ void CompletionJob::begin_answer(Choice& choice) {
     if (prompt[i] == context_.loop->config().bos_token_id) continue;
     shown.push_back(prompt[i]);
     if (!request_.logprobs) continue;
-    const float logprob = i == 0 ? 0 : -choice.prompt_nll[i - 1];
-    Json entry = token_logprobs(choice, {.token = prompt[i], .logprob = logprob, .top = {}});
+    SampledToken token{.token = prompt[i]};
+    if (i > 0) {
+      const auto top = choice.prompt_top.begin() + static_cast<int64_t>(i - 1) * *request_.logprobs;
+      token.logprob = -choice.prompt_nll[i - 1];
+      token.top = {top, top + *request_.logprobs};
+    }
+    Json entry = token_logprobs(choice, token);
     if (i == 0) entry["logprob"] = entry["top_logprobs"] = nullptr;  // nothing comes before it
     logprobs.push_back(std::move(entry));
   }

@@ -45,8 +45,9 @@ class CompletionJob : public std::enable_shared_from_this<CompletionJob> {
     bool has_role = false;  // a delta has said whose words they are
     const char* finish_reason = nullptr;
     int64_t num_tokens = 0;
-    std::vector<float> prompt_nll;  // for echo with logprobs
-    int64_t text_offset = 0;        // in characters
+    std::vector<float> prompt_nll;  // for echo with logprobs; none of the prompt's first token
+    std::vector<TokenLogprob> prompt_top;
+    int64_t text_offset = 0;  // in characters
   };
 
   CompletionJob(const JobContext& context,

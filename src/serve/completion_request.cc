@@ -15,6 +15,7 @@ using nlohmann::json;
 constexpr int kMaxChoices = 128;
 constexpr int kMaxPrompts = 256;
 constexpr size_t kMaxStops = 16;
+constexpr size_t kMinLikeness = 4;  // characters; "n" stands in every name
 
 // Reads fields of the body and keeps the first complaint. null counts as absent, as in OpenAI's
 // API.
@@ -97,6 +98,13 @@ constexpr std::array kCompletionFields = {"prompt", "echo", "best_of"};
 constexpr std::array kChatFields = {"messages", "max_completion_tokens", "top_logprobs",
                                     "chat_template_kwargs"};
 
+// Fields of OpenAI's API that many clients send with the value that asks for nothing.
+constexpr std::array<std::pair<const char*, const char*>, 4> kNeutralFields = {
+    {{"tools", "[]"},
+     {"tool_choice", R"("none")"},
+     {"logit_bias", "{}"},
+     {"response_format", R"({"type":"text"})"}}};
+
 // Complains of the first field of `object`, which is the body or stands `at` a place in it, that is
 // not among the known ones.
 void check_names(const json& object,
@@ -108,7 +116,9 @@ void check_names(const json& object,
     std::string message = "this server does not know the field " + json(name).dump().substr(0, 80) +
                           (at.empty() ? "" : " of " + at);
     const auto like = std::ranges::find_if(known, [&](const std::string& candidate) {
-      return candidate.find(name) != std::string::npos || name.find(candidate) != std::string::npos;
+      return std::min(name.size(), candidate.size()) >= kMinLikeness &&
+             (candidate.find(name) != std::string::npos ||
+              name.find(candidate) != std::string::npos);
     });
     if (like != known.end()) message += "; did you mean \"" + *like + "\"?";
     return read.complain(message);
@@ -121,6 +131,12 @@ void check_names(const json& body, bool chat, FieldReader& read) {
     known.insert(known.end(), kChatFields.begin(), kChatFields.end());
   } else {
     known.insert(known.end(), kCompletionFields.begin(), kCompletionFields.end());
+  }
+  for (const auto& [name, neutral] : kNeutralFields) {
+    known.emplace_back(name);
+    const json* value = read.find(name);
+    if (value == nullptr || *value == json::parse(neutral)) continue;
+    read.complain(name, std::string(neutral) + ": this server does nothing else there");
   }
   check_names(body, known, "", read);
 }

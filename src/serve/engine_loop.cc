@@ -102,7 +102,8 @@ void EngineLoop::take_over(int64_t request_id, Result<HandedOver> handed) {
   RequestUpdate update{.request_id = request_id,
                        .result = {.sequence_id = request_id,
                                   .next = first.token,
-                                  .nll = std::move(first.prompt_nll)},
+                                  .nll = std::move(first.prompt_nll),
+                                  .target_top = std::move(first.prompt_top)},
                        .has_token = first.has_token,
                        .finish = FinishReason::kLength};
   if (first.has_token) {

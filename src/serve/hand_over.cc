@@ -97,7 +97,8 @@ bool visit(Visitor& fields, auto& m) requires requires {
   m.has_token;
 }
 {
-  return fields(m.has_token, m.token.token, m.token.logprob, m.token.top, m.prompt_nll, m.seconds);
+  return fields(m.has_token, m.token.token, m.token.logprob, m.token.top, m.prompt_nll,
+                m.prompt_top, m.seconds);
 }
 template <typename Visitor>
 bool visit(Visitor& fields, auto& m) requires requires {

@@ -52,6 +52,7 @@ struct FirstTokenMessage {
   bool has_token = false;
   SampledToken token;
   std::vector<float> prompt_nll;
+  std::vector<TokenLogprob> prompt_top;
   double seconds = 0;  // from the prompt's arrival until the token was known
 };
 

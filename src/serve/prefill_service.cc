@@ -105,8 +105,11 @@ void PrefillService::hear_update(int64_t engine_id, Result<RequestUpdate> update
     const auto found = jobs_.find(engine_id);
     if (found == jobs_.end()) return;
     if (update.ok()) {
-      std::vector<float>& nll = found->second.first.prompt_nll;
-      nll.insert(nll.end(), update->result.nll.begin(), update->result.nll.end());
+      FirstTokenMessage& first = found->second.first;
+      const std::vector<float>& nll = update->result.nll;
+      const std::vector<TokenLogprob>& top = update->result.target_top;
+      first.prompt_nll.insert(first.prompt_nll.end(), nll.begin(), nll.end());
+      first.prompt_top.insert(first.prompt_top.end(), top.begin(), top.end());
       if (update->finish == FinishReason::kNone) return;  // more of the prompt is to come
     }
     job = std::move(found->second);

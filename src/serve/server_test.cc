@@ -212,6 +212,10 @@ TEST_F(ServerTest, EchoCountsCharactersAndKnowsNoLogprobOfTheFirstToken) {
   EXPECT_TRUE(first["token_logprobs"][0].is_null()) << first;
   EXPECT_TRUE(first["top_logprobs"][0].is_null()) << first;
   EXPECT_TRUE(first["token_logprobs"][1].is_number()) << first;
+  EXPECT_EQ(first["top_logprobs"][1].size(), 1u)
+      << "the most likely instead of the prompt's second";
+  EXPECT_GE(first["top_logprobs"][1].begin()->get<float>(),
+            first["token_logprobs"][1].get<float>());
 }
 
 TEST_F(ServerTest, RefusesWhatItWouldIgnore) {
@@ -228,6 +232,13 @@ TEST_F(ServerTest, RefusesWhatItWouldIgnore) {
   json calls = user;
   calls["tool_calls"] = {{{"id", "a"}}};
   refused("tool_calls", calls);
+  EXPECT_NE(error_of("/v1/completions", R"({"prompt":"a","tools":[1]})").find("expected []"),
+            std::string::npos);
+  answer("/v1/completions", {{"prompt", "a"},
+                             {"max_tokens", 1},
+                             {"tools", json::array()},
+                             {"logit_bias", json::object()},
+                             {"response_format", {{"type", "text"}}}});
   refused("enable_thinking", user, {{"chat_template_kwargs", {{"enable_thinking", true}}}});
   refused("usage", user, {{"stream", true}, {"stream_options", {{"usage", true}}}});
 
