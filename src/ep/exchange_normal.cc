@@ -3,7 +3,16 @@
 #include <algorithm>
 #include <cstring>
 
+#include "ep/stream_copy.h"
+
 namespace plimsoll {
+namespace {
+
+// Of one rank's messages. What is larger has left the caches before its receivers read it.
+constexpr size_t kStreamedBytes = size_t{8} << 20;
+
+}  // namespace
+
 NormalExchange::NormalExchange(Communicator& comm, int num_slots, bool broadcast)
     : comm_(comm),
       num_slots_(num_slots),
@@ -47,6 +56,7 @@ void NormalExchange::measure(const DispatchInput& input) {
 void NormalExchange::pack(const DispatchInput& input) {
   traffic_ = {};
   const size_t row_bytes = input.hidden_size * sizeof(float);
+  size_t num_bytes_of_all = 0;
   for (int r = 0; r < comm_.num_ranks(); ++r) {
     Outgoing& out = outgoing_[r];
     const size_t rows_at = sizeof(Header) + sizeof(Entry) * out.num_entries;
@@ -56,6 +66,7 @@ void NormalExchange::pack(const DispatchInput& input) {
     out.entries = reinterpret_cast<Entry*>(buffer + sizeof(Header));
     out.rows = reinterpret_cast<float*>(buffer + rows_at);
     sent_[r] = {buffer, num_bytes};
+    num_bytes_of_all += num_bytes;
     if (r != comm_.rank()) {
       traffic_.num_messages += out.num_rows;
       traffic_.num_bytes += num_bytes + out.num_entries * row_bytes;
@@ -63,13 +74,18 @@ void NormalExchange::pack(const DispatchInput& input) {
     out.last_token = -1;
     out.num_rows = 0;
   }
+  const bool streamed = num_bytes_of_all > kStreamedBytes;
   for (int t = 0, i = 0; t < input.num_tokens; ++t) {
     const float* row = input.rows + static_cast<size_t>(t) * input.hidden_size;
     const auto add_row = [&](Outgoing& out) {
       if (out.last_token == t) return;
       out.last_token = t;
-      std::memcpy(out.rows + static_cast<size_t>(out.num_rows++) * input.hidden_size, row,
-                  row_bytes);
+      float* to = out.rows + static_cast<size_t>(out.num_rows++) * input.hidden_size;
+      if (streamed) {
+        stream_copy(to, row, row_bytes);
+      } else {
+        std::memcpy(to, row, row_bytes);
+      }
     };
     if (broadcast_) std::ranges::for_each(outgoing_, add_row);
     for (int j = 0; j < input.num_columns; ++j, ++i) {

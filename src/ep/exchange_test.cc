@@ -1,10 +1,12 @@
 #include <gtest/gtest.h>
 
+#include <numeric>
 #include <thread>
 
 #include "comm/thread_group.h"
 #include "ep/exchange_low_latency.h"
 #include "ep/exchange_normal.h"
+#include "ep/stream_copy.h"
 
 namespace plimsoll {
 namespace {
@@ -74,6 +76,54 @@ void on_two_ranks(MakeExchange make, int64_t messages_expected) {
 
 TEST(Exchange, NormalModeSendsATokenOncePerRank) {
   on_two_ranks([](Communicator& comm) { return NormalExchange(comm, 2, false); }, 2);
+}
+
+// More than the caches hold, which is written around them.
+TEST(Exchange, LargeBatchesArriveWhole) {
+  constexpr int kTokens = 2100, kWide = 1027;
+  ThreadGroup group(2);
+  std::vector<std::jthread> threads;
+  for (int r = 0; r < 2; ++r) {
+    threads.emplace_back([&, r] {
+      const auto comm = group.connect(r);
+      std::vector<float> rows(static_cast<size_t>(kTokens) * kWide);
+      std::iota(rows.begin(), rows.end(), static_cast<float>(r));
+      const std::vector<float> weights(kTokens, 1.0f);
+      const std::vector<Target> targets(kTokens, Target{1 - r, 0});
+      NormalExchange exchange(*comm, 1, false);
+      ExpertWork work;
+      ASSERT_TRUE(exchange
+                      .dispatch({.num_tokens = kTokens,
+                                 .num_columns = 1,
+                                 .hidden_size = kWide,
+                                 .rows = rows.data(),
+                                 .weights = weights,
+                                 .targets = targets},
+                                work)
+                      .ok());
+      std::vector<float> sent(rows.size());
+      std::iota(sent.begin(), sent.end(), static_cast<float>(1 - r));
+      ASSERT_EQ(work.rows.size(), static_cast<size_t>(kTokens));
+      for (int t = 0; t < kTokens; ++t) {
+        const float* expected = sent.data() + static_cast<size_t>(t) * kWide;
+        ASSERT_TRUE(std::equal(expected, expected + kWide, work.rows[t].row)) << t;
+      }
+      ASSERT_TRUE(comm->all_gather({}, {}).ok());
+    });
+  }
+}
+
+TEST(Exchange, StreamedCopiesAreExactAtAnyPlaceAndSize) {
+  std::vector<unsigned char> from(600);
+  std::iota(from.begin(), from.end(), 0);
+  for (size_t size : {0, 1, 15, 63, 64, 65, 127, 200, 400}) {
+    for (size_t at = 0; at < 70; ++at) {
+      std::vector<unsigned char> to(600, 0xee), expected = to;
+      std::copy_n(from.begin() + at / 2, size, expected.begin() + at);
+      stream_copy(to.data() + at, from.data() + at / 2, size);
+      ASSERT_EQ(to, expected) << size << " bytes at " << at;
+    }
+  }
 }
 
 TEST(Exchange, WithoutAnAllToAllEveryRankGetsEveryToken) {
