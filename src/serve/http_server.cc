@@ -37,6 +37,7 @@ struct HttpServer::Impl {
   HttpHandler handler;
   asio::io_context io{1};
   tcp::acceptor acceptor;
+  int port = 0;
   asio::steady_timer retry;  // after accept has failed for want of file descriptors
   asio::steady_timer stopping;
   std::unordered_set<std::shared_ptr<Connection>> connections;
@@ -476,6 +477,7 @@ Status HttpServer::start(const std::string& address, int port) {
   if (!error) acceptor.set_option(asio::socket_base::reuse_address(true), error);
   if (!error) acceptor.bind(endpoint, error);
   if (!error) acceptor.listen(1024, error);
+  if (!error) impl_->port = acceptor.local_endpoint(error).port();
   if (error) {
     return io_error("cannot listen on " + address + ":" + std::to_string(port) + ": " +
                     error.message());
@@ -486,8 +488,7 @@ Status HttpServer::start(const std::string& address, int port) {
 }
 
 int HttpServer::port() const {
-  beast::error_code ignored;
-  return impl_->acceptor.local_endpoint(ignored).port();
+  return impl_->port;
 }
 
 int HttpServer::num_connections() const {
