@@ -17,13 +17,14 @@ inline const std::string kModel = std::string(PLIMSOLL_SOURCE_DIR) + "/demo/mode
 // Null, without a word, where the build has no UCX.
 inline std::unique_ptr<Server> make_server(const std::string& role,
                                            EngineOptions engine_options,
-                                           const std::string& model = kModel) {
-  auto server = std::make_unique<Server>(
-      ServerOptions{.port = 0,
-                    .served_model_name = "demo",
-                    .recorder_dir = testing::TempDir() + "/disaggregation_test/" + role,
-                    .disaggregation = {.mode = role, .bootstrap_port = 0},
-                    .model_dir = model});
+                                           const std::string& model = kModel,
+                                           const std::string& transfer_backend = "ucx") {
+  auto server = std::make_unique<Server>(ServerOptions{
+      .port = 0,
+      .served_model_name = "demo",
+      .recorder_dir = testing::TempDir() + "/disaggregation_test/" + role,
+      .disaggregation = {.mode = role, .transfer_backend = transfer_backend, .bootstrap_port = 0},
+      .model_dir = model});
   const Status status = server->start();
   if (!status.ok()) {
     EXPECT_EQ(status.error().code, ErrorCode::kUnsupported) << status.error().message;

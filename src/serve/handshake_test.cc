@@ -162,6 +162,20 @@ TEST_F(HandshakeTest, AnotherModelIsRefused) {
   fs::remove_all(model);
 }
 
+// Servers whose states would travel by unlike ways do not come as far as a hello.
+TEST_F(HandshakeTest, AnotherTransferBackendIsSuspected) {
+  const auto other = make_server("decode", {}, kModel, "ucx_shm");
+  const std::string refused =
+      post_apart(*other, bootstrap_address(*prefill_), "/v1/completions", kCompletion);
+  EXPECT_EQ(status_of(refused), 502) << refused;
+  EXPECT_NE(refused.find("with --disaggregation-transfer-backend ucx_shm as this decode server"),
+            std::string::npos)
+      << refused;
+  EXPECT_EQ(
+      status_of(post_apart(*decode_, bootstrap_address(*prefill_), "/v1/completions", kCompletion)),
+      200);
+}
+
 // A decode server whose prefill server is of another version tells its client so.
 TEST_F(HandshakeTest, ClientsHearWhyThePairDoesNotWork) {
   const auto end = BareEnd::create();

@@ -27,7 +27,7 @@ Result<std::unique_ptr<PrefillClient>> PrefillClient::create(const Disaggregatio
       {.on_message = [c = client.get()](KvPeer peer,
                                         KvMessage message) { c->hear(peer, std::move(message)); },
        .on_closed = [c = client.get()](KvPeer peer,
-                                       const Error& why) { c->lose(peer, why.message); },
+                                       const Error& why) { c->hear_closed(peer, why.message); },
        .on_tick = [c = client.get()] { c->drop_late_prompts(); }});
   if (!transport.ok()) return transport.error();
   client->transport_ = std::move(*transport);
@@ -135,6 +135,16 @@ void PrefillClient::finish_if_whole(int64_t id) {
   prompts_.erase(found);
   show_in_flight();
   loop_->hand_over(id, std::move(arrived));
+}
+
+// Where servers travel by unlike ways, UCX says no more than that there is no connection.
+void PrefillClient::hear_closed(KvPeer peer, const std::string& why) {
+  const bool was_welcome = std::ranges::any_of(servers_, [&](const auto& entry) {
+    return entry.second.peer == peer && entry.second.welcome;
+  });
+  lose(peer, was_welcome ? why
+                         : why + "; is it there, and with --disaggregation-transfer-backend " +
+                               options_.transfer_backend + " as this decode server is?");
 }
 
 void PrefillClient::lose(KvPeer peer, const std::string& why) {

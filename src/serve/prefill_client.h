@@ -51,6 +51,7 @@ class PrefillClient final : public PromptSource {
   void hear_welcome(KvPeer peer, const KvMessage& message);
   void add_layer(Prompt& prompt, const KvMessage& message);
   void finish_if_whole(int64_t id);
+  void hear_closed(KvPeer peer, const std::string& why);
   void lose(KvPeer peer, const std::string& why);
   void fail(int64_t id, const Error& error);
   void drop_late_prompts();
