@@ -19,16 +19,6 @@ __device__ inline void write_shared(
   }
 }
 
-// The slot that serves occurrence `number` of an item.
-__device__ inline int slot_of(const Tables& t, const Scratch& s, int item, int number) {
-  const int begin = t.item_begin[item];
-  const int last = t.item_begin[item + 1] - 1;
-  int a = begin;
-#pragma unroll 4
-  for (int i = begin; i < last; ++i) a += s.quota_end[i] <= number;
-  return t.arc_slot[a];
-}
-
 // While a shared expert's preference is looked for, s.offers holds the best so far, the least
 // number: its distance, the place of the choice among the token's, the rank. Then its rank and its
 // number among those of the warp for the same rank.
@@ -66,6 +56,50 @@ __device__ inline uint32_t preference(
   return quota == 0 ? kNoOffer : value;
 }
 
+// The slots that serve a chunk of choices, -1 for none: those of items by halving the copies that
+// come into question, all of the chunk side by side.
+__device__ inline void find_slots(const Block& b,
+                                  const Tables& t,
+                                  const Scratch& s,
+                                  const uint32_t (&choice)[kAtOnce],
+                                  int (&slot)[kAtOnce]) {
+  const auto warp_first = s.warp_count.from(b.warp * b.shape.max_items());
+  int number[kAtOnce], low[kAtOnce], high[kAtOnce];
+#pragma unroll
+  for (int j = 0; j < kAtOnce; ++j) {
+    const int expert = expert_of(choice[j]);
+    const int e = max(expert, 0);
+    const int entry = t.expert_item[e];
+    const bool is_item = expert >= 0 && entry != kNone;
+    const int item = is_item ? entry : 0;
+    const int begin = t.item_begin[item];
+    const int end = t.item_begin[item + 1];
+    const int only = t.expert_slot[e];
+    slot[j] = expert < 0 ? -1 : only;
+    number[j] = s.column[e].first + warp_first[item] + number_of(choice[j]);
+    low[j] = is_item ? begin : 0;
+    high[j] = is_item ? end - 1 : -1;
+  }
+  const int num_steps = b.shape.num_redundant() > 0 ? 32 - __clz(b.shape.num_ranks - 1) : 0;
+#pragma unroll 1
+  for (int step = 0; step < num_steps; ++step) {
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) {
+      const int middle = (low[j] + max(high[j], 0)) / 2;
+      const bool is_later = s.quota_end[middle] <= number[j];
+      if (low[j] < high[j]) {
+        low[j] = is_later ? middle + 1 : low[j];
+        high[j] = is_later ? high[j] : middle;
+      }
+    }
+  }
+#pragma unroll
+  for (int j = 0; j < kAtOnce; ++j) {
+    const int of_item = t.arc_slot[low[j]];
+    if (high[j] >= 0) slot[j] = of_item;
+  }
+}
+
 // Writes the slots of the choices, and leaves the best preference of every shared expert in
 // s.offers.
 template <typename Id>
@@ -75,7 +109,6 @@ __device__ void assign_routed(const Block& b,
                               Divisor per_rank,
                               const Circle& circle,
                               const Scratch& s) {
-  const auto warp_first = s.warp_count.from(b.warp * b.shape.max_items());
   const auto choices = s.choices.from(-tokens.block_begin * tokens.k);
   const auto offers = s.offers.from(-tokens.block_begin * tokens.m);
   const auto is_active = s.is_active.from(-tokens.block_begin);
@@ -87,23 +120,24 @@ __device__ void assign_routed(const Block& b,
   }
   __syncwarp();
   const int end = tokens.end * tokens.k;
-#pragma unroll 2
-  for (int i = tokens.begin * tokens.k + b.lane; i < end; i += 32) {
-    const uint32_t choice = choices[i];
-    const int expert = expert_of(choice);
-    const int token = tokens.token_of(i);
-    int slot = -1;
-    if (expert >= 0) {
-      const int item = t.expert_item[expert];
-      slot = item == kNone ? t.expert_slot[expert]
-                           : slot_of(t, s, item,
-                                     s.column[expert].first + warp_first[item] + number_of(choice));
-    }
-    tokens.out[i + static_cast<size_t>(token) * tokens.m] = slot;
-    if (slot < 0 || circle.size == 0) continue;
-    const int rank = per_rank.divide(slot);
-    for (int unit = token * tokens.m; unit < (token + 1) * tokens.m; ++unit) {
-      atomicMin(&offers[unit], preference(circle, s, unit, i - token * tokens.k, rank));
+#pragma unroll 1
+  for (int first = tokens.begin * tokens.k + b.lane; first - b.lane < end; first += kChunk) {
+    uint32_t choice[kAtOnce];
+    int slot[kAtOnce];
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j)
+      choice[j] = first + 32 * j < end ? choices[first + 32 * j] : 0;
+    find_slots(b, t, s, choice, slot);
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) {
+      const int i = first + 32 * j;
+      const int token = tokens.token_of(i);
+      if (i < end) tokens.out[i + static_cast<size_t>(token) * tokens.m] = slot[j];
+      if (i >= end || slot[j] < 0 || circle.size == 0) continue;
+      const int rank = per_rank.divide(slot[j]);
+      for (int unit = token * tokens.m; unit < (token + 1) * tokens.m; ++unit) {
+        atomicMin(&offers[unit], preference(circle, s, unit, i - token * tokens.k, rank));
+      }
     }
   }
   __syncwarp();
@@ -117,15 +151,15 @@ __device__ void number_offers(const Block& b, const WarpTokens<Id>& tokens, cons
 #pragma unroll 1
   for (int r = b.lane; r < num_ranks; r += 32) counter[r] = 0;
   __syncwarp();
-  const int num_bits = 32 - __clz(num_ranks);
   const int end = tokens.end * tokens.m;
+  const auto peers = s.peers.from(b.warp * num_ranks);
   const auto offers = s.offers.from(-tokens.block_begin * tokens.m);
 #pragma unroll 1
   for (int first = tokens.begin * tokens.m; first < end; first += 32) {
     const int unit = first + b.lane;
     const uint32_t best = unit < end ? offers[unit] : kInactive;
     const int rank = best < kNoOffer ? static_cast<int>(best & ((1u << kRankBits) - 1)) : -1;
-    const int number = number_among_equals(rank, num_bits, counter, b.lane);
+    const int number = number_among_peers(rank, peers, counter, b.lane);
     if (rank >= 0) offers[unit] = static_cast<uint32_t>(number << kRankBits | rank);
   }
   __syncthreads();

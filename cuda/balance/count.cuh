@@ -129,6 +129,27 @@ __device__ inline int number_among_equals(int key, int num_bits, SharedArray<T> 
   return key < 0 ? 0 : before + __popc(lower);
 }
 
+// The same, with a place for the lanes of every key, 0 before and after.
+template <typename T>
+__device__ inline int number_among_peers(int key,
+                                         SharedArray<uint32_t> lanes_of,
+                                         SharedArray<T> counter,
+                                         int lane) {
+  const int at = max(key, 0);
+  if (key >= 0) atomicOr(&lanes_of[at], 1u << lane);
+  __syncwarp();
+  const unsigned peers = lanes_of[at];
+  const int before = counter[at];
+  const unsigned lower = peers & ((1u << lane) - 1);
+  __syncwarp();
+  if (key >= 0 && lower == 0) {
+    counter[at] = static_cast<T>(before + __popc(peers));
+    lanes_of[at] = 0;
+  }
+  __syncwarp();
+  return before + __popc(lower);
+}
+
 // Adds this warp's choices to block_count, leaves its active tokens in warp_active, and with
 // kNumber the choices in s.choices, numbered, and their counts by item in warp_count. id: its
 // first chunk.
@@ -141,6 +162,7 @@ __device__ void count_tokens(const Block& b,
   const int num_items = b.shape.max_items();
   const int num_bits = 32 - __clz(num_items);
   const auto counter = s.warp_count.from(b.warp * num_items);
+  const auto peers = s.peers.from(b.warp * num_items);
   const auto choices = s.choices.from(-tokens.block_begin * tokens.k);
   const auto is_active = s.is_active.from(-tokens.block_begin);
   const int end = tokens.end * tokens.k;
@@ -159,8 +181,10 @@ __device__ void count_tokens(const Block& b,
       if (!kNumber) continue;
       int number = 0;
       if (b.shape.num_redundant() > 0) {
-        const int entry = is_chosen ? t.expert_item[expert] : kNone;
-        number = number_among_equals(entry == kNone ? -1 : entry, num_bits, counter, b.lane);
+        const int entry = t.expert_item[max(expert, 0)];
+        const int item = is_chosen && entry != kNone ? entry : -1;
+        number = b.shape.has_few_items() ? number_among_peers(item, peers, counter, b.lane)
+                                         : number_among_equals(item, num_bits, counter, b.lane);
       }
       if (i < end) choices[i] = pack_choice(expert, number);
     }

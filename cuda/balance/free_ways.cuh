@@ -5,12 +5,18 @@
 // step; the order, and so the outcome, is the same.
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/balance/label.cuh"
 #include "cuda/balance/spread.cuh"
 
 namespace plimsoll::gpu {
 
+// kWords: of a set of ranks. kArcs: of a lane.
+template <int kWords, int kArcs>
 class FreeWays {
+  using Set = std::conditional_t<kWords == 1, uint32_t, uint64_t>;
+
  public:
   __device__ FreeWays(const Block& b, const Tables& t, const Scratch& s) : lane_(b.lane) {
 #pragma unroll
@@ -18,19 +24,20 @@ class FreeWays {
       const int r = 32 * w + b.lane;
       over_[w] = r < b.shape.num_ranks ? s.load[r] - s.capacity[r] : 0;
     }
+    const int words = b.shape.num_words();
 #pragma unroll
     for (int j = 0; j < kArcs; ++j) {
-      const int a = first_routed_arc(b) + 32 * j + b.lane;
-      free_[j] = rank_[j] = 0;
-      item_[j] = -1;
-      ranks_[j] = 0;
-      if (a >= t.num_arcs) continue;
-      free_[j] = s.amount[a] - s.local[a];
-      rank_[j] = t.arc_rank[a];
-      item_[j] = t.arc_item[a];
-      const int words = b.shape.num_words();
-      ranks_[j] = t.item_ranks[item_[j] * words];
-      if (words > 1) ranks_[j] |= uint64_t{t.item_ranks[item_[j] * words + 1]} << 32;
+      const int arc = first_routed_arc(b) + 32 * j + b.lane;
+      const bool is_arc = arc < t.num_arcs;
+      const int a = is_arc ? arc : 0;  // loads that wait for nothing are under way together
+      const int units = s.amount[a] - s.local[a];
+      const int item = t.arc_item[a];
+      rank_[j] = is_arc ? t.arc_rank[a] : 0;
+      item_[j] = is_arc ? item : -1;
+      free_[j] = is_arc ? units : 0;
+      Set ranks = t.item_ranks[item * words];
+      if (kWords == 2 && words == 2) ranks |= uint64_t{t.item_ranks[item * words + 1]} << 32;
+      ranks_[j] = is_arc ? ranks : 0;
     }
   }
 
@@ -38,13 +45,13 @@ class FreeWays {
   __device__ bool level() {
     bool has_pushed = false;
     for (;;) {
-      const uint64_t excess = ranks_where([](int over) { return over > 0; });
+      const Set excess = ranks_where([](int over) { return over > 0; });
       if (excess == 0) return has_pushed;
-      const uint64_t sources = label() & excess;
+      const Set sources = label() & excess;
       if (sources == 0) return has_pushed;
       has_pushed = true;
 #pragma unroll 1
-      for (uint64_t left = sources; left != 0; left &= left - 1) {
+      for (Set left = sources; left != 0; left &= left - 1) {
         const int rank = lowest(left);
         while (over(rank) > 0 && push_path(rank)) {
         }
@@ -52,7 +59,7 @@ class FreeWays {
     }
   }
 
-  // Puts amounts and loads where the others see them; the start is kept for another try.
+  // Puts amounts and loads where the others see them.
   __device__ void store(const Block& b, const Tables& t, const Scratch& s) const {
 #pragma unroll
     for (int j = 0; j < kArcs; ++j) {
@@ -68,34 +75,47 @@ class FreeWays {
   }
 
  private:
-  static constexpr int kWords = kMaxFreeRanks / 32;
-  static constexpr int kArcs = kMaxFreeArcs / 32;  // of a lane
   static constexpr int kFar = 255;
 
-  __device__ static int lowest(uint64_t set) {
+  __device__ static int lowest(Set set) {
+    if constexpr (kWords == 1) return __ffs(set) - 1;
     const uint32_t low = static_cast<uint32_t>(set);
     return low != 0 ? __ffs(low) - 1 : 31 + __ffs(static_cast<uint32_t>(set >> 32));
   }
-  __device__ static bool has(uint64_t set, int rank) {
+  __device__ static Set set_of(int rank) {
+    return Set{1} << rank;
+  }
+  __device__ static bool has(Set set, int rank) {
     return (set >> rank & 1) != 0;
+  }
+  __device__ static Set united(Set of_lane) {
+    Set all = __reduce_or_sync(kFullWarp, static_cast<uint32_t>(of_lane));
+    if constexpr (kWords == 2) {
+      all |= Set{__reduce_or_sync(kFullWarp, static_cast<uint32_t>(of_lane >> 32))} << 32;
+    }
+    return all;
   }
 
   // The ranks whose excess passes.
   template <typename Test>
-  __device__ uint64_t ranks_where(Test test) const {
-    const uint64_t low = __ballot_sync(kFullWarp, test(over_[0]));
-    return low | uint64_t{__ballot_sync(kFullWarp, test(over_[1]))} << 32;
+  __device__ Set ranks_where(Test test) const {
+    Set set = __ballot_sync(kFullWarp, test(over_[0]));
+    if constexpr (kWords == 2) set |= Set{__ballot_sync(kFullWarp, test(over_[1]))} << 32;
+    return set;
   }
   __device__ int over(int rank) const {
-    const int value =
-        (over_[0] & -static_cast<int>(rank < 32)) | (over_[1] & -static_cast<int>(rank >= 32));
+    int value = over_[0];
+    if constexpr (kWords == 2) {
+      value =
+          (over_[0] & -static_cast<int>(rank < 32)) | (over_[1] & -static_cast<int>(rank >= 32));
+    }
     return __shfl_sync(kFullWarp, value, rank % 32);
   }
 
   // Hops to a rank with room, of every rank and item that reaches one; returns those ranks.
-  __device__ uint64_t label() {
-    uint64_t met = ranks_where([](int over) { return over < 0; });
-    uint64_t seen = met;
+  __device__ Set label() {
+    Set met = ranks_where([](int over) { return over < 0; });
+    Set seen = met;
     dead_ = 0;
 #pragma unroll
     for (int j = 0; j < kArcs; ++j) {
@@ -104,15 +124,13 @@ class FreeWays {
     }
 #pragma unroll 1
     for (int hops = 0; met != 0; ++hops) {
-      uint64_t reaching = 0;
+      Set reaching = 0;
 #pragma unroll
       for (int j = 0; j < kArcs; ++j) {
         if (item_label_[j] == kFar && (ranks_[j] & met) != 0) item_label_[j] = hops;
-        if (item_label_[j] == hops && free_[j] > 0) reaching |= uint64_t{1} << rank_[j];
+        if (item_label_[j] == hops && free_[j] > 0) reaching |= set_of(rank_[j]);
       }
-      const uint64_t low = __reduce_or_sync(kFullWarp, static_cast<uint32_t>(reaching));
-      const uint64_t high = __reduce_or_sync(kFullWarp, static_cast<uint32_t>(reaching >> 32));
-      met = (low | high << 32) & ~seen;
+      met = united(reaching) & ~seen;
       seen |= met;
 #pragma unroll
       for (int j = 0; j < kArcs; ++j) {
@@ -152,7 +170,7 @@ class FreeWays {
         return rank_[j] == rank && free_[j] > 0 && item_label_[j] == rank_label_[j] - 1;
       });
       if (out < 0) {
-        dead_ |= uint64_t{1} << rank;
+        dead_ |= set_of(rank);
         if (rank == start) return false;
         rank = start;
 #pragma unroll
@@ -204,7 +222,7 @@ class FreeWays {
       const int r = 32 * w + lane_;
       over_[w] += (r == end ? units : 0) - (r == start ? units : 0);
     }
-    if (units == room) dead_ |= uint64_t{1} << end;
+    if (units == room) dead_ |= set_of(end);
   }
 
   const int lane_;
@@ -212,9 +230,15 @@ class FreeWays {
   // Of arc 32 j + lane.
   int free_[kArcs];  // units away from home
   int rank_[kArcs], item_[kArcs];
-  uint64_t ranks_[kArcs];  // of its item
+  Set ranks_[kArcs];  // of its item
   int rank_label_[kArcs], item_label_[kArcs];
-  uint64_t dead_;  // ranks that lead nowhere any more
+  Set dead_;  // ranks that lead nowhere any more
 };
+
+template <int kWords, int kArcs>
+__device__ inline void push_free_ways(const Block& b, const Tables& t, const Scratch& s) {
+  FreeWays<kWords, kArcs> ways(b, t, s);
+  if (ways.level()) ways.store(b, t, s);
+}
 
 }  // namespace plimsoll::gpu

@@ -18,20 +18,30 @@ struct LeftOver {
 
 // The quota of a routed item's arc, and those before it.
 __device__ inline int quota_end_of(const Block& b, const Tables& t, const Scratch& s, int arc) {
+  constexpr int kFew = 4;  // arcs whose loads are under way at a time
   const int item = t.arc_item[arc];
   const Column column = s.column[t.item_expert[item]];
   const int end = t.item_begin[item + 1];
   int kept_before = 0;
   int kept_own = 0;
   int taken_end = 0;
-#pragma unroll 4
-  for (int q = t.item_begin[item]; q < end; ++q) {
-    const int amount = s.amount[q];
-    const int kept = min(amount, s.local[q]);
-    const int r = t.arc_rank[q];
-    kept_before += r < b.source ? kept : 0;
-    kept_own += r == b.source ? kept : 0;
-    taken_end += q <= arc ? amount - kept : 0;
+#pragma unroll 1
+  for (int first = t.item_begin[item]; first < end; first += kFew) {
+    int amount[kFew], local[kFew], rank[kFew];
+#pragma unroll
+    for (int i = 0; i < kFew; ++i) {
+      const int q = min(first + i, end - 1);
+      amount[i] = s.amount[q];
+      local[i] = s.local[q];
+      rank[i] = t.arc_rank[q];
+    }
+#pragma unroll
+    for (int i = 0; i < kFew; ++i) {
+      const int kept = first + i < end ? min(amount[i], local[i]) : 0;
+      kept_before += rank[i] < b.source ? kept : 0;
+      kept_own += rank[i] == b.source ? kept : 0;
+      taken_end += first + i <= arc ? amount[i] - kept : 0;
+    }
   }
   const int begin = column.before - kept_before;
   const LeftOver left{begin, begin + column.own - kept_own};

@@ -142,7 +142,6 @@ __global__ void __launch_bounds__(kThreads, 1) route_kernel(const __grid_constan
   __syncthreads();
   meet();
   send_counts(b, s);
-  tokens.copy_weights(b.lane, weight);
   for (int i = b.thread; i < t.num_items; i += kThreads) {
     start_from(s.warp_count.from(i), b.shape.max_items());
   }
@@ -156,6 +155,7 @@ __global__ void __launch_bounds__(kThreads, 1) route_kernel(const __grid_constan
       if (b.index == 0) own_row[b.shape.num_experts] = num_active;
     }
   }
+  tokens.copy_weights(b.lane, weight);
   wait_for(s, kColumns);
   __syncthreads();
   solve(b, t, s, problem.per_round);

@@ -57,6 +57,7 @@ struct Scratch {
 
   SharedArray<uint32_t> choices;       // see count.cuh
   SharedArray<uint32_t> offers;        // of the shared experts of this block's tokens
+  SharedArray<uint32_t> peers;         // [kWarps, items if few, or ranks], lanes; see count.cuh
   SharedArray<uint8_t> is_active;      // by token of this block
   SharedArray<int32_t> block_count;    // [kSlices * slice_size()], of the tokens of this block
   SharedArray<int32_t> slice_total;    // [slice_size()], of the matrix, this source's row left out
@@ -72,7 +73,6 @@ struct Scratch {
 
   SharedArray<int32_t> local;           // [max_arcs]
   SharedArray<int32_t> amount;          // [max_arcs]
-  SharedArray<int32_t> start_amount;    // [max_arcs], kept for another try
   SharedArray<int32_t> quota_end;       // [max_arcs], of this source: the end of an arc's numbers
   SharedArray<uint32_t> height;         // [max_arcs], see spread.cuh
   SharedArray<uint32_t> surface;        // [max_items]
@@ -88,7 +88,6 @@ struct Scratch {
   SharedArray<int32_t> surplus_before;  // [num_ranks + 1], of lower places
   SharedArray<int32_t> home_cost;       // [num_ranks], shared experts that stay at home
   SharedArray<int32_t> load;            // [num_ranks]
-  SharedArray<int32_t> start_load;      // [num_ranks], kept for another try
   SharedArray<int32_t> capacity;        // [num_ranks]
   SharedArray<int32_t> rank_label;      // [num_ranks]
   SharedArray<int32_t> rank_next;       // [num_ranks], into rank_arcs
@@ -125,12 +124,12 @@ struct Memory {
     for (auto* few : {&s.warp_active, &s.block_active, &s.bound, &s.step}) take(*few, kWarps);
     for (auto* list :
          {&s.offers_before, &s.tokens, &s.base_load, &s.target, &s.potential, &s.home_cost, &s.load,
-          &s.start_load, &s.capacity, &s.rank_label, &s.rank_next, &s.left_end}) {
+          &s.capacity, &s.rank_label, &s.rank_next, &s.left_end}) {
       take(*list, ranks);
     }
     for (auto* list : {&s.surplus_before, &s.away_begin}) take(*list, ranks + 1);
     take(s.path, 2 * ranks);
-    for (auto* list : {&s.local, &s.amount, &s.start_amount, &s.quota_end}) take(*list, arcs);
+    for (auto* list : {&s.local, &s.amount, &s.quota_end}) take(*list, arcs);
     take(s.height, arcs);
     take(s.surface, items);
     for (auto* list : {&s.item_label, &s.item_next}) take(*list, items);
@@ -140,6 +139,7 @@ struct Memory {
       take(*slice, shape.slice_size());
     }
     take(s.warp_count, kWarps * items);
+    take(s.peers, kWarps * std::max(shape.has_few_items() ? items : 0, ranks));
     take(s.item_home, items);
     for (auto* list : {&s.fixed_load, &s.home_load, &s.share_load}) take(*list, ranks);
     take(s.is_active, tokens_per_block);

@@ -20,6 +20,7 @@ inline constexpr int kMaxSlots = 2048;
 inline constexpr int kMaxTopK = 32;
 inline constexpr int kMaxFreeRanks = 64;  // up to which free ways are looked for, see free_ways.cuh
 inline constexpr int kMaxFreeArcs = 128;
+inline constexpr int kMaxPeerItems = 129;     // up to which a warp keeps the lanes of every item
 inline constexpr int kSlices = 16;            // of the experts, a block of a cluster each
 inline constexpr int kMaxResponseRanks = 64;  // up to which the matrix is in shared memory
 inline constexpr uint16_t kNone = 0xFFFF;
@@ -71,6 +72,7 @@ struct Shape {
   PLIMSOLL_HD int num_rank_set_words() const {
     return has_rank_sets() ? num_words() * max_items() : 0;
   }
+  PLIMSOLL_HD bool has_few_items() const { return max_items() <= kMaxPeerItems; }
   PLIMSOLL_HD int max_arcs() const {
     const int copies = 2 * num_redundant();
     return num_ranks + (copies < num_slots ? copies : num_slots);

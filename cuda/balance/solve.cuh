@@ -18,19 +18,17 @@ __device__ inline bool has_excess(const Block& b, const Scratch& s) {
   return __any_sync(kFullWarp, is_over);
 }
 
-// By one warp, from the start: what costs no message, then the usual rest. Keeps the start for
-// another try if that does not level the ranks.
+// By one warp, from the start: what costs no message, then the usual rest.
 __device__ inline Step level_nearby(const Block& b, const Tables& t, const Scratch& s) {
   __syncwarp();
   if (!has_excess(b, s)) return kLevel;
-#pragma unroll 1
-  for (int a = b.lane; a < t.num_arcs; a += 32) s.start_amount[a] = s.amount[a];
-#pragma unroll 1
-  for (int r = b.lane; r < b.shape.num_ranks; r += 32) s.start_load[r] = s.load[r];
   if (t.num_items > first_routed_item(b)) {
     if (!b.shape.has_rank_sets()) return kLookFarther;
-    FreeWays ways(b, t, s);
-    if (ways.level()) ways.store(b, t, s);
+    if (b.shape.num_ranks <= 32 && 2 * b.shape.num_redundant() <= 64) {
+      push_free_ways<1, 2>(b, t, s);
+    } else {
+      push_free_ways<kMaxFreeRanks / 32, kMaxFreeArcs / 32>(b, t, s);
+    }
     if (!has_excess(b, s)) return kLevel;
   }
   return push_shared_directly(b, s) ? kLevel : kLookFarther;
@@ -59,21 +57,25 @@ __device__ inline void raise_bound(const Block& b, const Scratch& s) {
   if (b.lane == 0) s.bound[0] = max(s.bound[0], mean);
 }
 
-// By all: back to the start, under the raised bound.
-__device__ inline void start_again(const Block& b, const Tables& t, const Scratch& s) {
-#pragma unroll 1
-  for (int a = b.thread; a < t.num_arcs; a += kThreads) s.amount[a] = s.start_amount[a];
+// By all: the shared experts back home, under the raised bound.
+__device__ inline void start_again(const Block& b, const Scratch& s) {
   for (int r = b.thread; r < b.shape.num_ranks; r += kThreads) {
-    s.load[r] = s.start_load[r];
+    if (b.shape.shared_is_item) s.amount[r] = s.local[r];
+    s.load[r] = s.base_load[r];
     s.capacity[r] = s.bound[0] - s.home_cost[r];
   }
+  __syncthreads();
 }
 
 // From s.column, s.local and s.tokens to s.amount: how much of each item every rank takes, under
 // the smallest possible maximum, s.bound.
 __device__ inline void solve(const Block& b, const Tables& t, const Scratch& s, Divisor per_round) {
-  make_start(b, t, s, per_round);
-  for (;;) {
+  sum_ranks(b, t, s, per_round);
+  if (b.warp == 0) set_bound(b, s, per_round);
+  const bool has_items = t.num_items > first_routed_item(b);
+  if (has_items) __syncthreads();
+  for (int round = 0;;) {
+    if (has_items) round = spread(b, t, s, round);
     if (b.warp == 0) {
       const Step step = level_nearby(b, t, s);
       if (b.lane == 0) s.step[0] = step;
@@ -88,8 +90,7 @@ __device__ inline void solve(const Block& b, const Tables& t, const Scratch& s, 
     if (step == kLevel) return;
     if (b.warp == 0) raise_bound(b, s);
     __syncthreads();
-    start_again(b, t, s);
-    __syncthreads();
+    start_again(b, s);
   }
 }
 

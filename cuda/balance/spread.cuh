@@ -37,7 +37,7 @@ __device__ inline void sum_ranks(const Block& b,
     if (expert != kNone) atomicAdd(&s.fixed_load[r], s.column[expert].total);
   }
 #pragma unroll 1
-  for (int a = b.thread; a < t.num_arcs; a += kThreads) {
+  for (int a = kThreads - 1 - b.thread; a < t.num_arcs; a += kThreads) {  // mostly other warps
     const int r = t.arc_rank[a];
     const int item = t.arc_item[a];
     const int expert = t.item_expert[item];
@@ -124,6 +124,20 @@ __device__ inline void add_potentials(const Block& b, const Tables& t, const Scr
   __syncthreads();
 }
 
+// f(height) for the ranks of an item; a few loads are under way at a time.
+template <typename F>
+__device__ inline void for_each_height(const Scratch& s, int begin, int end, F f) {
+  constexpr int kFew = 4;
+#pragma unroll 1
+  for (int first = begin; first < end; first += kFew) {
+    unsigned heights[kFew];
+#pragma unroll
+    for (int i = 0; i < kFew; ++i) heights[i] = first + i < end ? s.height[first + i] : UINT_MAX;
+#pragma unroll
+    for (int i = 0; i < kFew; ++i) f(first + i, heights[i]);
+  }
+}
+
 // Pours the free units of every item over its ranks: the lowest take them, the odd ones go to the
 // first ranks. Sums up what the ranks hold.
 //
@@ -131,51 +145,54 @@ __device__ inline void add_potentials(const Block& b, const Tables& t, const Scr
 // the surface is the lowest that any rank and those below it could be filled to.
 __device__ inline void pour_items(const Block& b, const Tables& t, const Scratch& s) {
   constexpr int kMost = static_cast<int>(kMaxHeight);
-  const int first_arc = first_routed_arc(b);
+  struct Arc {
+    int item, begin, end, rank, local;
+    unsigned num_free;
+  };
+  const auto load_arc = [&](int a) {
+    const int item = t.arc_item[a];
+    const unsigned total = s.column[t.item_expert[item]].total;
+    return Arc{item,          t.item_begin[item], t.item_begin[item + 1],
+               t.arc_rank[a], s.local[a],         total - s.item_home[item]};
+  };
+  const int mine = first_routed_arc(b) + b.thread;  // mostly the only one
+  const Arc own = load_arc(min(mine, t.num_arcs - 1));
 #pragma unroll 1
-  for (int a = first_arc + b.thread; a < t.num_arcs; a += kThreads) {
-    s.height[a] = min(s.local[a], kMost) + s.potential[t.arc_rank[a]] + kMost;
+  for (int a = mine; a < t.num_arcs; a += kThreads) {
+    const Arc arc = a == mine ? own : load_arc(a);
+    s.height[a] = min(arc.local, kMost) + s.potential[arc.rank] + kMost;
   }
 #pragma unroll 1
   for (int i = b.thread; i < t.num_items; i += kThreads) s.surface[i] = UINT_MAX;
-#pragma unroll 1
   for (int r = b.thread; r < b.shape.num_ranks; r += kThreads) s.load[r] = s.base_load[r];
   __syncthreads();
-  const auto num_free = [&](int item) -> unsigned {
-    return s.column[t.item_expert[item]].total - s.item_home[item];
-  };
 #pragma unroll 1
-  for (int a = first_arc + b.thread; a < t.num_arcs; a += kThreads) {
-    const int item = t.arc_item[a];
-    const int end = t.item_begin[item + 1];
-    const unsigned own = s.height[a];
+  for (int a = mine; a < t.num_arcs; a += kThreads) {
+    const Arc arc = a == mine ? own : load_arc(a);
+    const unsigned height = s.height[a];
     unsigned below = 0;
-    unsigned sum = num_free(item);
-#pragma unroll 4
-    for (int q = t.item_begin[item]; q < end; ++q) {
-      const unsigned h = s.height[q];
-      if (h <= own) ++below, sum += h;
-    }
-    atomicMin(&s.surface[item], sum / below);
+    unsigned sum = arc.num_free;
+    for_each_height(s, arc.begin, arc.end, [&](int, unsigned h) {
+      below += h <= height;
+      sum += h <= height ? h : 0;
+    });
+    atomicMin(&s.surface[arc.item], sum / below);
   }
   __syncthreads();
 #pragma unroll 1
-  for (int a = first_arc + b.thread; a < t.num_arcs; a += kThreads) {
-    const int item = t.arc_item[a];
-    const int end = t.item_begin[item + 1];
-    const unsigned surface = s.surface[item];
-    const unsigned own = s.height[a];
+  for (int a = mine; a < t.num_arcs; a += kThreads) {
+    const Arc arc = a == mine ? own : load_arc(a);
+    const unsigned surface = s.surface[arc.item];
+    const unsigned height = s.height[a];
     unsigned takers_before = 0;
-    unsigned odd = num_free(item);
-#pragma unroll 4
-    for (int q = t.item_begin[item]; q < end; ++q) {
-      const unsigned h = s.height[q];
-      if (h <= surface) odd -= surface - h, takers_before += q < a;
-    }
-    const int taken = own <= surface ? surface - own + (takers_before < odd) : 0;
-    const int amount = s.local[a] + taken;
-    s.amount[a] = amount;
-    atomicAdd(&s.load[t.arc_rank[a]], amount);
+    unsigned odd = arc.num_free;
+    for_each_height(s, arc.begin, arc.end, [&](int q, unsigned h) {
+      odd -= h <= surface ? surface - h : 0;
+      takers_before += h <= surface && q < a;
+    });
+    const int taken = height <= surface ? surface - height + (takers_before < odd) : 0;
+    s.amount[a] = arc.local + taken;
+    atomicAdd(&s.load[arc.rank], arc.local + taken);
   }
   __syncthreads();
 }
@@ -186,8 +203,9 @@ __device__ inline int share_of(int each, int odd, int num_places) {
 }
 
 // Units that go from a place to its parent, or come from there if negative: the surplus of its
-// subtree, as far as free units are there.
-__device__ inline int units_to_parent(const Tables& t, const Scratch& s, int place, int out) {
+// subtree, between what can come down and what can go up.
+__device__ inline int units_to_parent(
+    const Tables& t, const Scratch& s, int place, int down, int up) {
   const int begin = t.tree_begin[place];
   const int num_ranks = t.tree_end[place] - begin;
   const int end = t.subtree_end[place];
@@ -197,21 +215,26 @@ __device__ inline int units_to_parent(const Tables& t, const Scratch& s, int pla
   if (odd < 0) --each, odd += num_ranks;
   const int wanted = s.surplus_before[end] - s.surplus_before[place] -
                      (share_of(each, odd, end - begin) - share_of(each, odd, place - begin));
-  const int in = t.arc_in[place];
-  const int item = t.arc_item[in];
-  const int num_children = t.item_begin[item + 1] - t.item_begin[item] - 1;
-  const int up = s.amount[out] - s.local[out];
-  int down = s.amount[in] - s.local[in];
-  if (num_children > 1) down /= num_children;
   return max(min(wanted, up), -down);
 }
 
-// Levels along the trees what rounding left, a thread a place.
+// Levels along the trees what rounding left, as far as free units are there; a thread a place.
 __device__ inline void level_trees(const Block& b, const Tables& t, const Scratch& s) {
   const int num_ranks = b.shape.num_ranks;
   const int place = b.thread;
   const bool is_place = place < num_ranks;
+  int out = kNone;
+  int in = 0;
+  int up = 0;
+  unsigned down = 0;
   if (b.warp * 32 < num_ranks) {
+    if (is_place) out = t.arc_out[place];
+    in = out == kNone ? 0 : t.arc_in[place];
+    const int from = out == kNone ? 0 : out;
+    const int item = t.arc_item[in];
+    const unsigned num_children = t.item_begin[item + 1] - t.item_begin[item] - 1;
+    up = s.amount[from] - s.local[from];
+    down = static_cast<unsigned>(s.amount[in] - s.local[in]) / max(num_children, 1u);
     int lower = 0;
 #pragma unroll 1
     for (int p = b.lane; p < b.warp * 32; p += 32) lower += surplus(s, t.place_rank[p]);
@@ -221,11 +244,8 @@ __device__ inline void level_trees(const Block& b, const Tables& t, const Scratc
     if (place == 0) s.surplus_before[0] = 0;
   }
   __syncthreads();
-  const int out = is_place ? t.arc_out[place] : kNone;
-  const int moved = out == kNone ? 0 : units_to_parent(t, s, place, out);
-  __syncthreads();
-  if (moved != 0) {
-    const int in = t.arc_in[place];
+  if (out != kNone) {
+    const int moved = units_to_parent(t, s, place, static_cast<int>(down), up);
     atomicSub(&s.amount[out], moved);
     atomicAdd(&s.amount[in], moved);
     atomicSub(&s.load[t.arc_rank[out]], moved);
@@ -234,21 +254,16 @@ __device__ inline void level_trees(const Block& b, const Tables& t, const Scratc
   __syncthreads();
 }
 
-// Fills s.amount, s.load, s.capacity and s.bound, the least bound there is hope for.
-__device__ inline void make_start(const Block& b,
-                                  const Tables& t,
-                                  const Scratch& s,
-                                  Divisor per_round) {
-  sum_ranks(b, t, s, per_round);
-  if (b.warp == 0) set_bound(b, s, per_round);
-  if (t.num_items == first_routed_item(b)) return;  // warp 0 goes on
-  __syncthreads();
+// Fills s.amount and s.load, from potentials or, once all rounds are done, from those there are.
+// Returns the rounds done.
+__device__ inline int spread(const Block& b, const Tables& t, const Scratch& s, int round) {
 #pragma unroll 1
-  for (int round = 0; round < kSpreadRounds; ++round) {
-    add_potentials(b, t, s);
+  do {
+    if (round < kSpreadRounds) add_potentials(b, t, s);
     pour_items(b, t, s);
-  }
+  } while (++round < kSpreadRounds);
   level_trees(b, t, s);
+  return round;
 }
 
 }  // namespace plimsoll::gpu
