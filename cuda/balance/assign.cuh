@@ -12,7 +12,7 @@ namespace plimsoll::gpu {
 template <typename Id>
 __device__ inline void write_shared(
     const Block& b, const WarpTokens<Id>& tokens, int token, int unit, int rank) {
-  const size_t cell = static_cast<size_t>(token + 1) * tokens.k + unit;
+  const int cell = (token + 1) * tokens.k + unit;
   tokens.out[cell] = rank < 0 ? -1 : b.shape.num_slots + rank;
   if (tokens.out_weights != nullptr) {
     tokens.out_weights[cell] = rank < 0 ? 0.0f : tokens.shared_weight;
@@ -56,48 +56,19 @@ __device__ inline uint32_t preference(
   return quota == 0 ? kNoOffer : value;
 }
 
-// The slots that serve a chunk of choices, -1 for none: those of items by halving the copies that
-// come into question, all of the chunk side by side.
-__device__ inline void find_slots(const Block& b,
-                                  const Tables& t,
-                                  const Scratch& s,
-                                  const uint32_t (&choice)[kAtOnce],
-                                  int (&slot)[kAtOnce]) {
-  const auto warp_first = s.warp_count.from(b.warp * b.shape.max_items());
-  int number[kAtOnce], low[kAtOnce], high[kAtOnce];
-#pragma unroll
-  for (int j = 0; j < kAtOnce; ++j) {
-    const int expert = expert_of(choice[j]);
-    const int e = max(expert, 0);
-    const int entry = t.expert_item[e];
-    const bool is_item = expert >= 0 && entry != kNone;
-    const int item = is_item ? entry : 0;
-    const int begin = t.item_begin[item];
-    const int end = t.item_begin[item + 1];
-    const int only = t.expert_slot[e];
-    slot[j] = expert < 0 ? -1 : only;
-    number[j] = s.column[e].first + warp_first[item] + number_of(choice[j]);
-    low[j] = is_item ? begin : 0;
-    high[j] = is_item ? end - 1 : -1;
-  }
-  const int num_steps = b.shape.num_redundant() > 0 ? 32 - __clz(b.shape.num_ranks - 1) : 0;
+// The arc that serves occurrence `number` of an item, found by halving; most: the power of two that
+// is at most the number of copies there can be.
+__device__ inline int serving_arc(
+    const Tables& t, const Scratch& s, int item, int number, int most) {
+  const int begin = t.item_begin[item];
+  const int last = t.item_begin[item + 1] - 1;
+  int arc = begin;
 #pragma unroll 1
-  for (int step = 0; step < num_steps; ++step) {
-#pragma unroll
-    for (int j = 0; j < kAtOnce; ++j) {
-      const int middle = (low[j] + max(high[j], 0)) / 2;
-      const bool is_later = s.quota_end[middle] <= number[j];
-      if (low[j] < high[j]) {
-        low[j] = is_later ? middle + 1 : low[j];
-        high[j] = is_later ? high[j] : middle;
-      }
-    }
+  for (int step = most; step > 0; step /= 2) {
+    const int next = arc + step;
+    if (next <= last && s.quota_end[next - 1] <= number) arc = next;
   }
-#pragma unroll
-  for (int j = 0; j < kAtOnce; ++j) {
-    const int of_item = t.arc_slot[low[j]];
-    if (high[j] >= 0) slot[j] = of_item;
-  }
+  return arc;
 }
 
 // Writes the slots of the choices, and leaves the best preference of every shared expert in
@@ -119,25 +90,29 @@ __device__ void assign_routed(const Block& b,
     }
   }
   __syncwarp();
+  const auto warp_first = s.warp_count.from(b.warp * b.shape.max_items());
+  const int most = 1 << (31 - __clz(b.shape.num_ranks));
   const int end = tokens.end * tokens.k;
-#pragma unroll 1
-  for (int first = tokens.begin * tokens.k + b.lane; first - b.lane < end; first += kChunk) {
-    uint32_t choice[kAtOnce];
-    int slot[kAtOnce];
-#pragma unroll
-    for (int j = 0; j < kAtOnce; ++j)
-      choice[j] = first + 32 * j < end ? choices[first + 32 * j] : 0;
-    find_slots(b, t, s, choice, slot);
-#pragma unroll
-    for (int j = 0; j < kAtOnce; ++j) {
-      const int i = first + 32 * j;
-      const int token = tokens.token_of(i);
-      if (i < end) tokens.out[i + static_cast<size_t>(token) * tokens.m] = slot[j];
-      if (i >= end || slot[j] < 0 || circle.size == 0) continue;
-      const int rank = per_rank.divide(slot[j]);
-      for (int unit = token * tokens.m; unit < (token + 1) * tokens.m; ++unit) {
-        atomicMin(&offers[unit], preference(circle, s, unit, i - token * tokens.k, rank));
+#pragma unroll 2
+  for (int i = tokens.begin * tokens.k + b.lane; i < end; i += 32) {
+    const uint32_t choice = choices[i];
+    const int expert = expert_of(choice);
+    const int token = tokens.token_of(i);
+    int slot = -1;
+    if (expert >= 0) {
+      const int item = t.expert_item[expert];
+      slot = t.expert_slot[expert];
+      if (item != kNone) {
+        const int number = s.column[expert].first + warp_first[item] + number_of(choice);
+        slot = t.arc_slot[serving_arc(t, s, item, number, most)];
       }
+    }
+    tokens.out[i + token * tokens.m] = slot;
+    if (slot < 0 || circle.size == 0) continue;
+    const int rank = per_rank.divide(slot);
+#pragma unroll 1
+    for (int unit = token * tokens.m; unit < (token + 1) * tokens.m; ++unit) {
+      atomicMin(&offers[unit], preference(circle, s, unit, i - token * tokens.k, rank));
     }
   }
   __syncwarp();

@@ -82,8 +82,8 @@ struct WarpTokens {
     return per_token.divide(i);
   }
   // Where the i-th choice of the source goes.
-  __device__ size_t cell(int i) const {
-    return static_cast<size_t>(token_of(i)) * m + i;
+  __device__ int cell(int i) const {
+    return token_of(i) * m + i;
   }
 };
 

@@ -78,9 +78,12 @@ class FreeWays {
   static constexpr int kFar = 255;
 
   __device__ static int lowest(Set set) {
-    if constexpr (kWords == 1) return __ffs(set) - 1;
-    const uint32_t low = static_cast<uint32_t>(set);
-    return low != 0 ? __ffs(low) - 1 : 31 + __ffs(static_cast<uint32_t>(set >> 32));
+    if constexpr (kWords == 1) {
+      return __ffs(set) - 1;
+    } else {
+      const uint32_t low = static_cast<uint32_t>(set);
+      return low != 0 ? __ffs(low) - 1 : 31 + __ffs(static_cast<uint32_t>(set >> 32));
+    }
   }
   __device__ static Set set_of(int rank) {
     return Set{1} << rank;

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 
@@ -254,6 +255,23 @@ TEST(GpuRoute, EqualsTheCpuOnRandomCases) {
   }
 }
 
+// Small enough for racecheck, which follows every access to shared memory; skewed, so that units
+// are pushed along all kinds of ways and bounds are raised.
+TEST(GpuRoute, EqualsTheCpuOnSmallCases) {
+  SKIP_WITHOUT_GPU();
+  for (int i = 0; i < 8; ++i) {
+    SCOPED_TRACE("case " + std::to_string(i));
+    SplitMix64 random{static_cast<uint64_t>(1000 + i)};
+    GpuCase c;
+    c.placement = random_placement(random, 16, 8, i < 4 ? 2 : 4);
+    c.options.waterfill = i % 4 != 3;
+    c.k = 4;
+    c.num_tokens = 100;
+    draw_tokens(random, c);
+    expect_equal_to_cpu<int32_t>(c, i % 2);
+  }
+}
+
 TEST(GpuRoute, EqualsTheCpuAtTheLargestSizes) {
   SKIP_WITHOUT_GPU();
   SplitMix64 random{17};
@@ -271,37 +289,75 @@ TEST(GpuRoute, EqualsTheCpuAtTheLargestSizes) {
   expect_equal_to_cpu<int64_t>(c, 3);
 }
 
+// Of every trace here.
+constexpr int kTraceExperts = 64;
+constexpr int kTraceTopK = 6;
+
+struct Trace {
+  int num_layers;
+  std::vector<uint8_t> ids;  // [token, layer, k]
+  int num_tokens() const { return static_cast<int>(ids.size()) / (num_layers * kTraceTopK); }
+};
+
+Trace read_trace(const std::string& path, int num_layers) {
+  std::ifstream file(path, std::ios::binary);
+  return {num_layers, {std::istreambuf_iterator<char>(file), {}}};
+}
+
+// All tokens of a layer as one batch, on a placement planned from the first half of them.
+void expect_layer_equal_to_cpu(const Trace& trace, int layer, int num_ranks) {
+  GpuCase c;
+  c.k = kTraceTopK;
+  c.num_tokens = trace.num_tokens() / num_ranks;
+  ASSERT_GT(c.num_tokens, 0);
+  LoadHistory load{1, 1, kTraceExperts, std::vector<int64_t>(kTraceExperts, 0)};
+  for (int t = 0; t < c.num_tokens * num_ranks; ++t) {
+    for (int j = 0; j < kTraceTopK; ++j) {
+      const int id =
+          trace.ids[(static_cast<size_t>(t) * trace.num_layers + layer) * kTraceTopK + j];
+      c.topk_ids.push_back(id);
+      if (t < trace.num_tokens() / 2) ++load.counts[id];
+    }
+  }
+  PlanOptions options;
+  options.algorithm = "deepseek";
+  options.num_ranks = num_ranks;
+  options.num_redundant_experts = 32;
+  c.placement = make_plan(load, options)->placement;
+  for (const bool waterfill : {true, false}) {
+    SCOPED_TRACE("layer " + std::to_string(layer) + ", " + std::to_string(num_ranks) +
+                 " ranks, waterfill " + std::to_string(waterfill));
+    c.options.waterfill = waterfill;
+    expect_equal_to_cpu<int32_t>(c, num_ranks / 2);
+  }
+}
+
 TEST(GpuRoute, EqualsTheCpuOnRecordedTraffic) {
   SKIP_WITHOUT_GPU();
-  constexpr int kLayers = 6, kTopK = 6, kExperts = 64;  // of every trace there
   for (const std::string name : {"dictionary", "pgdoc", "pydoc", "scripture", "speech"}) {
-    std::ifstream file(PLIMSOLL_SOURCE_DIR "/testdata/traces/demo_" + name + ".u8",
-                       std::ios::binary);
-    const std::vector<uint8_t> trace{std::istreambuf_iterator<char>(file), {}};
-    const int num_tokens = static_cast<int>(trace.size()) / (kLayers * kTopK);
-    ASSERT_EQ(num_tokens, 16384);
+    SCOPED_TRACE(name);
+    const Trace trace = read_trace(PLIMSOLL_SOURCE_DIR "/testdata/traces/demo_" + name + ".u8", 6);
     for (const int num_ranks : {8, 16, 32}) {
-      const int layer = num_ranks / 8 % kLayers;
-      GpuCase c;
-      c.k = kTopK;
-      c.num_tokens = num_tokens / num_ranks;
-      LoadHistory load{1, 1, kExperts, std::vector<int64_t>(kExperts, 0)};
-      for (int t = 0; t < num_tokens; ++t) {
-        for (int j = 0; j < kTopK; ++j) {
-          const int id = trace[(static_cast<size_t>(t) * kLayers + layer) * kTopK + j];
-          c.topk_ids.push_back(id);
-          if (t < num_tokens / 2) ++load.counts[id];
-        }
-      }
-      PlanOptions options;
-      options.algorithm = "deepseek";
-      options.num_ranks = num_ranks;
-      options.num_redundant_experts = 32;
-      c.placement = make_plan(load, options)->placement;
-      for (const bool waterfill : {true, false}) {
-        c.options.waterfill = waterfill;
-        expect_equal_to_cpu<int32_t>(c, num_ranks / 2);
-      }
+      expect_layer_equal_to_cpu(trace, num_ranks / 8 % trace.num_layers, num_ranks);
+    }
+  }
+}
+
+// PLIMSOLL_TRACES: the folder of traces that are not part of the project.
+TEST(GpuRoute, EqualsTheCpuOnDeepSeekV2LiteTraffic) {
+  SKIP_WITHOUT_GPU();
+  const char* wanted = std::getenv("PLIMSOLL_TRACES");
+  const std::string folder = wanted == nullptr ? PLIMSOLL_SOURCE_DIR "/../shared/traces" : wanted;
+  for (const std::string task : {"intent", "summary"}) {
+    const std::string path = folder + "/dsv2lite_" + task + ".u8";
+    if (!std::filesystem::exists(path)) {
+      GTEST_SKIP() << path
+                   << " is not here: the DeepSeek-V2-Lite traces are not part of the project";
+    }
+    SCOPED_TRACE(task);
+    const Trace trace = read_trace(path, 26);
+    for (int layer = 0; layer < trace.num_layers; ++layer) {
+      expect_layer_equal_to_cpu(trace, layer, 8 << layer % 3);
     }
   }
 }
@@ -363,18 +419,38 @@ TEST(GpuRoute, RefusesWhatItCannotDo) {
 }
 
 #ifdef PLIMSOLL_NCCL
+// A rank a GPU, as many as there are: every one puts its row in, all see all rows.
 TEST(GpuRoute, GathersOverNccl) {
   SKIP_WITHOUT_GPU();
-  ncclComm_t communicator = nullptr;
-  const int device = 0;
-  ASSERT_EQ(ncclCommInitAll(&communicator, 1, &device), ncclSuccess);
-  const auto exchange = over_nccl(communicator);
-  ASSERT_TRUE(exchange.ok());
-  const std::vector<int32_t> row = {3, 1, 4, 1, 5};
-  const DeviceArray<int32_t> counts(row);
-  EXPECT_TRUE((*exchange)->all_gather(counts.data(), 5, nullptr).ok());
-  EXPECT_EQ(counts.read(), row);
-  ncclCommDestroy(communicator);
+  constexpr int kRowSize = 257;
+  int num_ranks = 0;
+  ASSERT_EQ(cudaGetDeviceCount(&num_ranks), cudaSuccess);
+  std::vector<ncclComm_t> communicators(num_ranks);
+  ASSERT_EQ(ncclCommInitAll(communicators.data(), num_ranks, nullptr), ncclSuccess);
+  std::vector<int32_t> all(static_cast<size_t>(num_ranks) * kRowSize);
+  for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<int32_t>(i * i % 9973);
+  std::vector<DeviceArray<int32_t>> counts;
+  for (int r = 0; r < num_ranks; ++r) {
+    std::vector<int32_t> own(all.size(), -1);
+    std::copy_n(all.begin() + r * kRowSize, kRowSize, own.begin() + r * kRowSize);
+    ASSERT_EQ(cudaSetDevice(r), cudaSuccess);
+    counts.emplace_back(own);
+  }
+  ASSERT_EQ(ncclGroupStart(), ncclSuccess);
+  for (int r = 0; r < num_ranks; ++r) {
+    ASSERT_EQ(cudaSetDevice(r), cudaSuccess);
+    const auto exchange = over_nccl(communicators[r]);
+    ASSERT_TRUE(exchange.ok());
+    EXPECT_TRUE((*exchange)->all_gather(counts[r].data(), kRowSize, nullptr).ok());
+  }
+  ASSERT_EQ(ncclGroupEnd(), ncclSuccess);
+  for (int r = 0; r < num_ranks; ++r) {
+    ASSERT_EQ(cudaSetDevice(r), cudaSuccess);
+    ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+    EXPECT_EQ(counts[r].read(), all) << "rank " << r;
+    ncclCommDestroy(communicators[r]);
+  }
+  ASSERT_EQ(cudaSetDevice(0), cudaSuccess);
 }
 #endif
 

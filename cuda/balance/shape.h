@@ -29,16 +29,22 @@ inline constexpr uint16_t kNone = 0xFFFF;
 struct Divisor {
   uint32_t magic = 0;
   uint32_t shift = 0;
+  uint32_t is_one = 1;
 
   Divisor() = default;
   explicit Divisor(int by) {
-    if (by < 1) return;
-    shift = 31 + static_cast<uint32_t>(std::bit_width(static_cast<uint32_t>(by) - 1));
-    magic = static_cast<uint32_t>(((uint64_t{1} << shift) + by - 1) / by);
+    if (by < 2) return;
+    const int bits = std::bit_width(static_cast<uint32_t>(by) - 1);
+    magic = static_cast<uint32_t>(((uint64_t{1} << (31 + bits)) + by - 1) / by);
+    shift = static_cast<uint32_t>(bits - 1);
+    is_one = 0;
   }
-  PLIMSOLL_HD int divide(int value) const {
-    return static_cast<int>(uint64_t{static_cast<uint32_t>(value)} * magic >> shift);
+#ifdef __CUDACC__
+  __device__ int divide(int value) const {
+    const uint32_t n = static_cast<uint32_t>(value);
+    return static_cast<int>((__umulhi(n, magic) + n * is_one) >> shift);
   }
+#endif
 };
 
 // Fixed for a deployment: placements change beneath a captured graph, these do not.

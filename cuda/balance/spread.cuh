@@ -124,17 +124,35 @@ __device__ inline void add_potentials(const Block& b, const Tables& t, const Scr
   __syncthreads();
 }
 
-// f(height) for the ranks of an item; a few loads are under way at a time.
+inline constexpr int kArcLanes = 4;  // lanes working for one arc
+
+// The arcs of routed items, a few lanes each; f(arc, whether there is one, lane of the few). The
+// warps stay together.
+template <typename F>
+__device__ inline void for_each_arc(const Block& b, const Tables& t, F f) {
+  constexpr int kPerWarp = 32 / kArcLanes;
+#pragma unroll 1
+  for (int first = first_routed_arc(b) + b.warp * kPerWarp; first < t.num_arcs;
+       first += kWarps * kPerWarp) {
+    const int a = first + b.lane / kArcLanes;
+    f(min(a, t.num_arcs - 1), a < t.num_arcs, b.lane % kArcLanes);
+  }
+}
+
+// f(arc, height) for this lane's share of an item's arcs; a few loads are under way at a time.
 template <typename F>
 __device__ inline void for_each_height(const Scratch& s, int begin, int end, F f) {
   constexpr int kFew = 4;
 #pragma unroll 1
-  for (int first = begin; first < end; first += kFew) {
+  for (int first = begin; first < end; first += kFew * kArcLanes) {
     unsigned heights[kFew];
 #pragma unroll
-    for (int i = 0; i < kFew; ++i) heights[i] = first + i < end ? s.height[first + i] : UINT_MAX;
+    for (int i = 0; i < kFew; ++i) {
+      const int q = first + i * kArcLanes;
+      heights[i] = q < end ? s.height[q] : UINT_MAX;
+    }
 #pragma unroll
-    for (int i = 0; i < kFew; ++i) f(first + i, heights[i]);
+    for (int i = 0; i < kFew; ++i) f(first + i * kArcLanes, heights[i]);
   }
 }
 
@@ -145,55 +163,51 @@ __device__ inline void for_each_height(const Scratch& s, int begin, int end, F f
 // the surface is the lowest that any rank and those below it could be filled to.
 __device__ inline void pour_items(const Block& b, const Tables& t, const Scratch& s) {
   constexpr int kMost = static_cast<int>(kMaxHeight);
-  struct Arc {
-    int item, begin, end, rank, local;
-    unsigned num_free;
-  };
-  const auto load_arc = [&](int a) {
-    const int item = t.arc_item[a];
-    const unsigned total = s.column[t.item_expert[item]].total;
-    return Arc{item,          t.item_begin[item], t.item_begin[item + 1],
-               t.arc_rank[a], s.local[a],         total - s.item_home[item]};
-  };
-  const int mine = first_routed_arc(b) + b.thread;  // mostly the only one
-  const Arc own = load_arc(min(mine, t.num_arcs - 1));
 #pragma unroll 1
-  for (int a = mine; a < t.num_arcs; a += kThreads) {
-    const Arc arc = a == mine ? own : load_arc(a);
-    s.height[a] = min(arc.local, kMost) + s.potential[arc.rank] + kMost;
+  for (int a = first_routed_arc(b) + b.thread; a < t.num_arcs; a += kThreads) {
+    s.height[a] = min(s.local[a], kMost) + s.potential[t.arc_rank[a]] + kMost;
   }
 #pragma unroll 1
   for (int i = b.thread; i < t.num_items; i += kThreads) s.surface[i] = UINT_MAX;
   for (int r = b.thread; r < b.shape.num_ranks; r += kThreads) s.load[r] = s.base_load[r];
   __syncthreads();
-#pragma unroll 1
-  for (int a = mine; a < t.num_arcs; a += kThreads) {
-    const Arc arc = a == mine ? own : load_arc(a);
+  const auto num_free = [&](int item) -> unsigned {
+    return s.column[t.item_expert[item]].total - s.item_home[item];
+  };
+  for_each_arc(b, t, [&](int a, bool is_arc, int lane) {
+    const int item = t.arc_item[a];
     const unsigned height = s.height[a];
     unsigned below = 0;
-    unsigned sum = arc.num_free;
-    for_each_height(s, arc.begin, arc.end, [&](int, unsigned h) {
+    unsigned sum = 0;
+    for_each_height(s, t.item_begin[item] + lane, t.item_begin[item + 1], [&](int, unsigned h) {
       below += h <= height;
       sum += h <= height ? h : 0;
     });
-    atomicMin(&s.surface[arc.item], sum / below);
-  }
+    __syncwarp();
+    below = sum_of_group<kArcLanes>(below);
+    sum = sum_of_group<kArcLanes>(sum) + num_free(item);
+    if (is_arc && lane == 0) atomicMin(&s.surface[item], sum / below);
+  });
   __syncthreads();
-#pragma unroll 1
-  for (int a = mine; a < t.num_arcs; a += kThreads) {
-    const Arc arc = a == mine ? own : load_arc(a);
-    const unsigned surface = s.surface[arc.item];
+  for_each_arc(b, t, [&](int a, bool is_arc, int lane) {
+    const int item = t.arc_item[a];
+    const unsigned surface = s.surface[item];
     const unsigned height = s.height[a];
     unsigned takers_before = 0;
-    unsigned odd = arc.num_free;
-    for_each_height(s, arc.begin, arc.end, [&](int q, unsigned h) {
-      odd -= h <= surface ? surface - h : 0;
+    unsigned filled = 0;
+    for_each_height(s, t.item_begin[item] + lane, t.item_begin[item + 1], [&](int q, unsigned h) {
+      filled += h <= surface ? surface - h : 0;
       takers_before += h <= surface && q < a;
     });
+    __syncwarp();
+    takers_before = sum_of_group<kArcLanes>(takers_before);
+    const unsigned odd = num_free(item) - sum_of_group<kArcLanes>(filled);
+    if (!is_arc || lane != 0) return;
     const int taken = height <= surface ? surface - height + (takers_before < odd) : 0;
-    s.amount[a] = arc.local + taken;
-    atomicAdd(&s.load[arc.rank], arc.local + taken);
-  }
+    const int amount = s.local[a] + taken;
+    s.amount[a] = amount;
+    atomicAdd(&s.load[t.arc_rank[a]], amount);
+  });
   __syncthreads();
 }
 
