@@ -35,6 +35,17 @@ __device__ inline void meet() {
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
+// The kernels are launched to overlap with the one before (programmatic dependent launch): the next
+// may begin at once, and none touches what others compute, or could still read, before it has
+// waited for them. Until then only a placement's tables are read: copies alone change them, and
+// those wait.
+__device__ inline void let_next_begin() {
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+__device__ inline void wait_for_previous() {
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+
 // Sends 16 bytes to element i of a block's array.
 template <typename T>
 __device__ inline void send(

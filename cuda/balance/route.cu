@@ -78,12 +78,14 @@ __global__ void __launch_bounds__(kThreads, 1)
     count_kernel(const __grid_constant__ Problem problem, const Batch<Id> batch, int32_t* counts) {
   const Scratch& s = problem.memory.scratch;
   const Block b = this_block(problem.shape, batch.first_source);
+  let_next_begin();
   if (b.thread == 0) open_mailboxes(b.shape, s);
   begin_to_meet();
+  clear(b, problem.memory);
+  wait_for_previous();
   const WarpTokens<Id> tokens(batch, problem.per_token, b);
   Id id[kAtOnce];
   tokens.load(tokens.begin * tokens.k, b.lane, id);
-  clear(b, problem.memory);
   __syncthreads();
   count_tokens<false>(b, problem.memory.tables, tokens, id, s);
   __syncthreads();
@@ -110,16 +112,9 @@ __global__ void __launch_bounds__(kThreads, 1) route_kernel(const __grid_constan
   Tables t = problem.memory.tables;
   const Block b = this_block(problem.shape, batch.first_source);
   const int active = *problem.active;
+  let_next_begin();
   if (b.thread == 0) open_mailboxes(b.shape, s);
   begin_to_meet();
-  const WarpTokens<Id> tokens(batch, problem.per_token, b);
-  Id id[kAtOnce];
-  float weight[kAtOnce];
-  tokens.load(tokens.begin * tokens.k, b.lane, id);
-  tokens.load_weights(tokens.begin * tokens.k, b.lane, weight);
-  const SliceCells slice(b, problem.per_slice, !kCountFirst);
-  int cell[SliceCells::kFirst];
-  slice.load_first(b, counts, cell);
   clear(b, problem.memory);
   const TableLayout layout(b.shape);
   const uint16_t* packed = problem.packed[active];
@@ -130,6 +125,15 @@ __global__ void __launch_bounds__(kThreads, 1) route_kernel(const __grid_constan
   if (b.shape.num_ranks > kMaxResponseRanks) {
     t.far_response = reinterpret_cast<const int32_t*>(packed + layout.response);
   }
+  wait_for_previous();
+  const WarpTokens<Id> tokens(batch, problem.per_token, b);
+  Id id[kAtOnce];
+  float weight[kAtOnce];
+  tokens.load(tokens.begin * tokens.k, b.lane, id);
+  tokens.load_weights(tokens.begin * tokens.k, b.lane, weight);
+  const SliceCells slice(b, problem.per_slice, !kCountFirst);
+  int cell[SliceCells::kFirst];
+  slice.load_first(b, counts, cell);
   const Asked asked{counts, !kCountFirst};
   const int units = asked.load(b, t, b.thread);
   slice.add_all(b, counts, cell, s);
@@ -195,16 +199,18 @@ Status launch(int num_bytes,
               cudaStream_t stream,
               void (*kernel)(Parameters...),
               Arguments... arguments) {
-  cudaLaunchAttribute cluster{};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim = {kBlocks, 1, 1};
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeClusterDimension;
+  attributes[0].val.clusterDim = {kBlocks, 1, 1};
+  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[1].val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(num_sources * kBlocks));
   config.blockDim = dim3(kThreads);
   config.dynamicSmemBytes = static_cast<size_t>(num_bytes);
   config.stream = stream;
-  config.attrs = &cluster;
-  config.numAttrs = 1;
+  config.attrs = attributes;
+  config.numAttrs = 2;
   return to_status(cudaLaunchKernelEx(&config, kernel, arguments...), "launching a routing kernel");
 }
 
