@@ -391,6 +391,13 @@ TEST(GpuRoute, FollowsAPlacementChangedBetweenReplays) {
       ASSERT_TRUE((*placement)->stage(*make_route_tables(c.placement, 0, c.options), side).ok());
       ASSERT_EQ(cudaGraphLaunch(replay, stream), cudaSuccess);  // still the old placement
       ASSERT_TRUE((*placement)->publish(stream).ok());
+      // Right behind: a kernel may begin before the kernel before it has ended, but not before
+      // this.
+      ASSERT_TRUE(
+          route(**placement, device.batch, device.counts.data(), device.decision, stream).ok());
+      ASSERT_EQ(cudaStreamSynchronize(stream), cudaSuccess);
+      ASSERT_EQ(device.routed.read(), on_cpu(c).routed) << "round " << round;
+      device.routed.poison();
     }
     ASSERT_EQ(cudaGraphLaunch(replay, stream), cudaSuccess);
     ASSERT_EQ(cudaStreamSynchronize(stream), cudaSuccess);
