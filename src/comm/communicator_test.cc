@@ -102,6 +102,50 @@ TEST_P(CommunicatorTest, FailsInsteadOfWaitingForARankThatLeft) {
   });
 }
 
+// Processes 1 and 3 of five are gone, the first of them in the middle of a collective.
+TEST(ProcessGroup, GoesOnWithoutProcessesThatDied) {
+  const Job job{{"a", "a", "b", "a", "b"}, 2};
+  testing::on_all_processes(job, [&](ProcessMesh& mesh) {
+    auto group = ProcessGroup::create(mesh, job.num_ranks());
+    ASSERT_TRUE(group.ok()) << group.error().message;
+    const auto gather = [](Communicator& comm) {
+      std::vector<int32_t> all(comm.num_ranks());
+      const int32_t mine[1] = {comm.rank()};
+      const Status status = comm.all_gather(mine, all);
+      if (!status.ok()) return status;
+      for (int r = 0; r < comm.num_ranks(); ++r) EXPECT_EQ(all[r], r);
+      return comm.all_gather({}, {});  // all have read: `mine` may go
+    };
+    std::vector<int> members = {0, 1, 2, 3, 4};
+    const auto meet = [&] {
+      for (int p : members) {
+        if (p == mesh.process()) continue;
+        ASSERT_TRUE(mesh.send(p, {}).ok());
+        ASSERT_TRUE(mesh.receive(p).ok());
+      }
+    };
+    uint32_t epoch = 0;
+    for (const int dying : {1, 3}) {
+      testing::on_local_ranks(**group, [&](Communicator& comm) {
+        ASSERT_TRUE(gather(comm).ok());
+        if (mesh.process() == dying) return;
+        ASSERT_FALSE(gather(comm).ok());
+        comm.leave();
+      });
+      if (mesh.process() == dying) return;
+      std::erase(members, dying);
+      meet();  // all have left the collective
+      (*group)->restart(++epoch, members);
+      EXPECT_EQ((*group)->num_ranks(), 2 * static_cast<int>(members.size()));
+      meet();  // all have begun anew
+    }
+    testing::on_local_ranks(**group, [&](Communicator& comm) {
+      for (int round = 0; round < 50; ++round) ASSERT_TRUE(gather(comm).ok());
+    });
+    meet();
+  });
+}
+
 INSTANTIATE_TEST_SUITE_P(Kinds,
                          CommunicatorTest,
                          ::testing::Values(Job{{}, 5},

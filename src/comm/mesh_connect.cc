@@ -7,6 +7,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -54,10 +55,11 @@ struct Card {
   std::vector<std::string> addresses;
   uint16_t port = 0;
   uint64_t token = 0;  // process 0's is the job's: strangers do not know it
+  int64_t pid = 0;
 };
 template <typename Stream>
 void transfer(Stream& stream, Card& card) {
-  stream(card.host_name, card.addresses, card.port, card.token);
+  stream(card.host_name, card.addresses, card.port, card.token, card.pid);
 }
 
 // Both ends say this first.
@@ -149,7 +151,7 @@ class MeshConnector {
     if (!hosts.ok()) return hosts.error();
     const bool one_host = std::ranges::all_of(
         *hosts, [&](const std::string& host) { return host == mesh_.options_.host; });
-    Card card{.host_name = host_name(), .addresses = addresses()};
+    Card card{.host_name = host_name(), .addresses = addresses(), .pid = getpid()};
     const Result<int> listener = listen_on(one_host, mesh_.num_processes(), card.port);
     if (listener.ok()) listener_ = *listener;
     card.token = uint64_t{std::random_device{}()} << 32 | std::random_device{}();
@@ -166,6 +168,8 @@ class MeshConnector {
       mesh_.peers_[p]->host = (*hosts)[p];
       mesh_.peers_[p]->name =
           "process " + std::to_string(p) + " (on host " + cards_[p].host_name + ")";
+      if (!mesh_.same_host(p) || cards_[p].pid == card.pid) continue;
+      mesh_.peers_[p]->pid_fd = static_cast<int>(syscall(SYS_pidfd_open, cards_[p].pid, 0));
     }
     return ok_status();
   }

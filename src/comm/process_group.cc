@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 #include <thread>
 
 #include "comm/byte_stream.h"
@@ -32,14 +33,15 @@ void transfer(Stream& stream, Memory& memory) {
 
 }  // namespace
 
-RankBlock ranks_of(int process, int num_processes, int num_ranks) {
+RankBlock ranks_of(int idx, int num_processes, int num_ranks) {
   const int count = num_ranks / num_processes;
-  return {process * count, count};
+  return {idx * count, count};
 }
 
 class ProcessCommunicator final : public Communicator {
  public:
-  ProcessCommunicator(ProcessGroup& group, int rank) : group_(group), rank_(rank) {}
+  ProcessCommunicator(ProcessGroup& group, int rank)
+      : group_(group), rank_(rank), epoch_(group.epoch_) {}
 
   int rank() const override { return rank_; }
   int num_ranks() const override { return group_.num_ranks_; }
@@ -50,21 +52,12 @@ class ProcessCommunicator final : public Communicator {
     if (Status status = all_to_all(sent_, received_); !status.ok()) return status;
     const std::span<std::byte> to = std::as_writable_bytes(all);
     for (int r = 0; r < num_ranks(); ++r) {
-      const std::span<std::byte> part = to.subspan(r * mine.size_bytes(), mine.size_bytes());
-      if (received_[r].size() == part.size()) {
-        std::ranges::copy(received_[r], part.begin());
-      } else {
-        std::ranges::fill(part, std::byte{0});  // a rank that is gone
-      }
+      std::ranges::copy(received_[r], to.begin() + static_cast<ptrdiff_t>(r * mine.size_bytes()));
     }
     return ok_status();
   }
 
   Status all_to_all(std::span<const Bytes> outgoing, std::span<Bytes> incoming) override {
-    if (epoch_ != group_.epoch_) {
-      epoch_ = group_.epoch_;
-      num_collectives_ = 0;
-    }
     // Who has not returned well from a collective must not arrive at the next: others count on it.
     if (Status status = group_.check(); !status.ok()) return status;
     const uint32_t number = num_collectives_++;
@@ -81,8 +74,7 @@ class ProcessCommunicator final : public Communicator {
   }
 
   void leave() override {
-    group_.fail("rank " + std::to_string(rank_) + " has given up");
-    group_.mesh_.give_up(group_.epoch_, group_.check().error().message);
+    group_.give_up("rank " + std::to_string(rank_) + " has given up");
     group_.mesh_.cancel_data();
   }
 
@@ -91,7 +83,7 @@ class ProcessCommunicator final : public Communicator {
 
   void send_far(uint32_t number, std::span<const Bytes> outgoing) {
     for (int r = 0; r < num_ranks(); ++r) {
-      if (group_.near(r) || !group_.living_[r]) continue;
+      if (group_.near(r)) continue;
       group_.mesh_.send_data(group_.process_of(r), {rank_, r, epoch_, number}, outgoing[r]);
     }
   }
@@ -124,7 +116,7 @@ class ProcessCommunicator final : public Communicator {
       notice.arena_offset = last_offset;
     }
     std::atomic<uint32_t>& arrivals = group_.host_arrivals();
-    const uint32_t all = (number + 1) * static_cast<uint32_t>(group_.num_host_living_);
+    const uint32_t all = (number + 1) * static_cast<uint32_t>(group_.num_host_ranks());
     if (arrivals.fetch_add(1, std::memory_order_acq_rel) + 1 == all) wake_all(arrivals);
     return ok_status();
   }
@@ -147,17 +139,17 @@ class ProcessCommunicator final : public Communicator {
 
   // Waits for all ranks' messages.
   Status meet(uint32_t number) {
-    const uint32_t near_target = (number + 1) * static_cast<uint32_t>(group_.num_host_living_);
-    const uint32_t far_target = (number / 2 + 1) * static_cast<uint32_t>(group_.num_far_living_);
+    const int num_far = num_ranks() - group_.num_host_ranks();
+    const uint32_t near_target = (number + 1) * static_cast<uint32_t>(group_.num_host_ranks());
+    const uint32_t far_target = (number / 2 + 1) * static_cast<uint32_t>(num_far);
     if (Status status = group_.wait_for(group_.host_arrivals(), near_target); !status.ok()) {
       return status;
     }
-    if (group_.num_far_living_ == 0) return ok_status();
+    if (num_far == 0) return ok_status();
     return group_.wait_for(inbox(number).num_arrived, far_target);
   }
 
   Bytes message_from(uint32_t number, int from) {
-    if (!group_.living_[from]) return {};
     if (!group_.near(from)) return inbox(number).messages[from];
     const ProcessGroup::Notice& notice = group_.notice(number, from, rank_);
     if (is_local(from)) return {notice.address, notice.num_bytes};
@@ -171,24 +163,43 @@ class ProcessCommunicator final : public Communicator {
 
   ProcessGroup& group_;
   int rank_;
-  uint32_t epoch_ = 0;
-  uint32_t num_collectives_ = 0;  // in this epoch
-  SendBuffer copies_[2];          // of what lay in memory of this process alone
+  const uint32_t epoch_;
+  uint32_t num_collectives_ = 0;
+  SendBuffer copies_[2];  // of what lay in memory of this process alone
   std::vector<Bytes> sent_, received_;
 };
 
 ProcessGroup::ProcessGroup(ProcessMesh& mesh, int num_ranks)
-    : mesh_(mesh), num_ranks_(num_ranks), host_idx_(num_ranks, -1) {
-  for (int r = 0; r < num_ranks; ++r) {
-    if (!mesh.same_host(process_of(r))) continue;
+    : mesh_(mesh), ranks_per_process_(num_ranks / mesh.num_processes()) {
+  std::vector<int> all(mesh.num_processes());
+  std::iota(all.begin(), all.end(), 0);
+  number_ranks(0, all);
+}
+
+RankBlock ProcessGroup::block(int member) const {
+  const auto found = std::ranges::find(members_, member);
+  const auto idx = static_cast<int>(found - members_.begin());
+  return ranks_of(idx, static_cast<int>(members_.size()), num_ranks_);
+}
+
+void ProcessGroup::number_ranks(uint32_t epoch, const std::vector<int>& members) {
+  members_ = members;
+  num_ranks_ = ranks_per_process_ * static_cast<int>(members.size());
+  host_idx_.assign(num_ranks_, -1);
+  host_ranks_.clear();
+  for (int r = 0; r < num_ranks_; ++r) {
+    if (!mesh_.same_host(process_of(r))) continue;
     host_idx_[r] = num_host_ranks();
     host_ranks_.push_back(r);
   }
   spin_ = host_ranks_.size() <= std::thread::hardware_concurrency();
-  for (int i = 0; i < local().count; ++i) {
+  inboxes_.clear();
+  for (int i = 0; i < ranks_per_process_; ++i) {
     inboxes_.push_back(std::make_unique<Inbox>());
-    for (Inbox::Half& half : inboxes_.back()->halves) half.messages.resize(num_ranks);
+    for (Inbox::Half& half : inboxes_.back()->halves) half.messages.resize(num_ranks_);
   }
+  failed_ = false;
+  epoch_ = epoch;
 }
 
 Result<std::unique_ptr<ProcessGroup>> ProcessGroup::create(ProcessMesh& mesh, int num_ranks) {
@@ -198,7 +209,6 @@ Result<std::unique_ptr<ProcessGroup>> ProcessGroup::create(ProcessMesh& mesh, in
   }
   auto group = std::unique_ptr<ProcessGroup>(new ProcessGroup(mesh, num_ranks));
   if (Status status = group->share_memory(); !status.ok()) return status.error();
-  group->restart(0, std::vector<uint8_t>(mesh.num_processes(), 1));
   mesh.set_sink(group.get());
   // Nobody sends before all can receive.
   if (auto ready = mesh.share(std::vector<std::byte>{}); !ready.ok()) return ready.error();
@@ -253,24 +263,18 @@ std::unique_ptr<Communicator> ProcessGroup::connect(int rank) {
   return std::make_unique<ProcessCommunicator>(*this, rank);
 }
 
-void ProcessGroup::restart(uint32_t epoch, const std::vector<uint8_t>& living) {
-  {
-    const std::lock_guard lock(mutex_);
-    living_.assign(num_ranks_, 0);
-    num_host_living_ = num_far_living_ = 0;
-    for (int r = 0; r < num_ranks_; ++r) {
-      living_[r] = living[process_of(r)];
-      if (living_[r]) ++(near(r) ? num_host_living_ : num_far_living_);
-    }
-    for (const auto& inbox : inboxes_) {
-      for (Inbox::Half& half : inbox->halves) half.num_arrived = 0;
-    }
-    failed_ = false;
-    epoch_ = epoch;
+void ProcessGroup::restart(uint32_t epoch, const std::vector<int>& members) {
+  mesh_.set_sink(nullptr);  // its thread must not see the change half made
+  number_ranks(epoch, members);
+  mesh_.set_sink(this);
+  for (int p : members) {
+    if (!mesh_.alive(p)) lost(p);  // since then
   }
-  for (int p = 0; p < mesh_.num_processes(); ++p) {
-    if (living[p] && !mesh_.alive(p)) lost(p);  // since then
-  }
+}
+
+void ProcessGroup::give_up(const std::string& reason) {
+  fail(reason);
+  mesh_.give_up(epoch_, check().error().message);
 }
 
 std::atomic<uint32_t>& ProcessGroup::host_arrivals() const {
@@ -327,11 +331,7 @@ void ProcessGroup::arrived(const DataHeader& header) {
 }
 
 void ProcessGroup::lost(int process) {
-  {
-    const std::lock_guard lock(mutex_);
-    if (!living_[ranks_of(process, mesh_.num_processes(), num_ranks_).first]) return;
-  }
-  fail(mesh_.death(process).message);
+  if (std::ranges::find(members_, process) != members_.end()) fail(mesh_.death(process).message);
 }
 
 void ProcessGroup::given_up(uint32_t epoch, const std::string& reason) {

@@ -18,7 +18,8 @@ struct RankBlock {
   int first = 0;
   int count = 0;
 };
-RankBlock ranks_of(int process, int num_processes, int num_ranks);
+// Of the idx-th of so many processes.
+RankBlock ranks_of(int idx, int num_processes, int num_ranks);
 
 class ProcessGroup final : public DataSink {
  public:
@@ -27,7 +28,10 @@ class ProcessGroup final : public DataSink {
   ~ProcessGroup() override;
 
   int num_ranks() const { return num_ranks_; }
-  RankBlock local() const { return ranks_of(mesh_.process(), mesh_.num_processes(), num_ranks_); }
+  // The processes that hold the ranks, in order.
+  const std::vector<int>& members() const { return members_; }
+  RankBlock block(int member) const;
+  RankBlock local() const { return block(mesh_.process()); }
   // Ranks of this host, and the place of this process's first among them.
   int num_host_ranks() const { return static_cast<int>(host_ranks_.size()); }
   int first_host_rank() const { return host_idx_[local().first]; }
@@ -35,10 +39,13 @@ class ProcessGroup final : public DataSink {
   // The end of a rank of this process; the group must outlive it.
   std::unique_ptr<Communicator> connect(int rank);
 
-  // Begins again with the ranks of some processes only: what the others would send is empty. Each
-  // of these processes calls it, with the same epoch, one more than the last; no rank may be in a
-  // collective, and none may begin one before all have called it.
-  void restart(uint32_t epoch, const std::vector<uint8_t>& living);  // [process]
+  // Begins again with the ranks of some of the members only, numbered anew from 0, as many a
+  // process as before. Each of these processes calls it, with the same epoch, higher than the last;
+  // no communicator may be left, and no collective may begin before all have called it.
+  void restart(uint32_t epoch, const std::vector<int>& members);
+  uint32_t epoch() const { return epoch_; }
+  // Makes all ranks of all members give up the collectives of this epoch.
+  void give_up(const std::string& reason);
 
   std::span<std::byte> place(const DataHeader& header, size_t num_bytes) override;
   void arrived(const DataHeader& header) override;
@@ -65,7 +72,8 @@ class ProcessGroup final : public DataSink {
 
   ProcessGroup(ProcessMesh& mesh, int num_ranks);
   Status share_memory();
-  int process_of(int rank) const { return rank / local().count; }
+  void number_ranks(uint32_t epoch, const std::vector<int>& members);
+  int process_of(int rank) const { return members_[rank / ranks_per_process_]; }
   bool near(int rank) const { return host_idx_[rank] >= 0; }
   std::atomic<uint32_t>& host_arrivals() const;
   Notice& notice(uint32_t sequence_number, int from, int to) const;
@@ -76,7 +84,9 @@ class ProcessGroup final : public DataSink {
   Status wait_for(const std::atomic<uint32_t>& word, uint32_t target);
 
   ProcessMesh& mesh_;
-  int num_ranks_;
+  const int ranks_per_process_;
+  int num_ranks_ = 0;
+  std::vector<int> members_;
   std::vector<int> host_idx_;    // [rank]: place among the ranks of this host, or -1
   std::vector<int> host_ranks_;  // ranks of this host, in order
   std::shared_ptr<SharedArena> arena_;
@@ -86,11 +96,8 @@ class ProcessGroup final : public DataSink {
 
   std::vector<std::unique_ptr<Inbox>> inboxes_;  // [local rank]
   std::atomic<uint32_t> epoch_ = 0;
-  std::vector<uint8_t> living_;  // [rank], in this epoch
-  int num_host_living_ = 0;
-  int num_far_living_ = 0;
   std::atomic<bool> failed_ = false;
-  std::mutex mutex_;     // of failure_, and of living_ against the mesh's thread
+  std::mutex mutex_;     // of failure_
   std::string failure_;  // why the epoch failed
 };
 

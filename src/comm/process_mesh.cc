@@ -3,13 +3,16 @@
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <csignal>
 #include <cstring>
+#include <limits>
 #include <utility>
 
 #include "comm/byte_stream.h"
@@ -60,8 +63,10 @@ ProcessMesh::~ProcessMesh() {
   stopping_ = true;
   wake();
   if (thread_.joinable()) thread_.join();
+  kill_hanging(std::numeric_limits<double>::max());
   for (const auto& peer : peers_) {
     if (peer->fd >= 0) close(peer->fd);
+    if (peer->pid_fd >= 0) close(peer->pid_fd);
   }
   if (wake_fd_ >= 0) close(wake_fd_);
 }
@@ -245,6 +250,7 @@ void ProcessMesh::serve() {
       if (!reason.empty()) declare_dead(*peers[i], reason);
     }
     const double after = now_seconds();
+    kill_hanging(after);
     // A thread that was itself kept from running must not take the silence for the others'.
     const bool was_away = after - now > options_.timeout_seconds / 2;
     const bool beat = after >= next_heartbeat;
@@ -257,8 +263,17 @@ void ProcessMesh::serve() {
         declare_dead(peer, "has not been heard of for " +
                                std::to_string(static_cast<int>(options_.timeout_seconds)) +
                                " seconds (it hangs, or the network is cut)");
+        peer.kill_at = after + 2 * heartbeat_seconds;  // all others have noticed by then
       }
     }
+  }
+}
+
+void ProcessMesh::kill_hanging(double now) {
+  for (const auto& peer : peers_) {
+    if (peer->kill_at == 0 || now < peer->kill_at) continue;
+    peer->kill_at = 0;
+    if (peer->pid_fd >= 0) syscall(SYS_pidfd_send_signal, peer->pid_fd, SIGKILL, nullptr, 0);
   }
 }
 

@@ -3,7 +3,8 @@
 //
 // A thread of the mesh does what the sockets ask for, and sends heartbeats however long anybody
 // computes. A process is dead when its connection ends, or when nothing has come from it for the
-// timeout; it stays dead.
+// timeout; it stays dead. One of this host that hangs is killed, lest it wake up in memory that it
+// shares with others.
 #pragma once
 
 #include <atomic>
@@ -116,6 +117,7 @@ class ProcessMesh {
     std::string host;
     std::string name;
     int fd = -1;
+    int pid_fd = -1;  // of another process of this host
     std::atomic<bool> dead = false;
 
     std::mutex mutex;  // of the three below, and of sending
@@ -124,7 +126,9 @@ class ProcessMesh {
     std::deque<std::vector<std::byte>> inbox;  // control messages
     std::condition_variable changed;           // of inbox or dead
 
-    double last_heard = 0;  // of the mesh's thread
+    // Of the mesh's thread.
+    double last_heard = 0;
+    double kill_at = 0;  // where it hangs
 
     // The frame that is being read, under the sink's mutex.
     FrameHeader header;
@@ -148,6 +152,7 @@ class ProcessMesh {
   void begin_payload(Peer& peer);
   void read_into_scrap(Peer& peer);
   void declare_dead(Peer& peer, const std::string& reason);
+  void kill_hanging(double now);
 
   MeshOptions options_;
   std::vector<std::unique_ptr<Peer>> peers_;  // [process]; its own has no connection

@@ -86,7 +86,6 @@ void LowLatencyExchange::list_arrivals(ExpertWork& work) {
   next_.assign(comm_.num_ranks(), 0);  // rows of each source listed so far
   for (int s = 0; s < num_slots_; ++s) {
     for (int r = 0; r < comm_.num_ranks(); ++r) {
-      if (received_[r].empty()) continue;  // a rank that is gone
       const std::byte* message = received_[r].data();
       const int count = reinterpret_cast<const int32_t*>(message)[s];
       for (int i = 0; i < count; ++i, ++next_[r]) {
