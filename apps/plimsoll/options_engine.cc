@@ -32,6 +32,13 @@ std::vector<Option> parallel_options() {
        .help =
            "Where several processes hold the ranks (mpirun): one that has not been heard of for "
            "so long is given up. Heartbeats come however long a step takes."},
+      {.name = "elastic",
+       .section = kParallel,
+       .commands = kServe,
+       .field = [](Settings& s) -> Field { return &s.engine.elastic; },
+       .help = "Where several processes hold the ranks: when one dies or hangs, serve on with the "
+               "others, which take over its experts from the checkpoint and its requests. Needs "
+               "mpirun --enable-recovery; the death of process 0 ends the service."},
       {.name = "nnodes",
        .section = kParallel,
        .value_name = "N",

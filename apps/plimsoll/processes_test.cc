@@ -44,7 +44,8 @@ TEST_F(Processes, GiveTheBytesOfOne) {
       {4, ""},
       {3, " --ep-size 6 --ep-num-redundant-experts 8 --enable-waterfill"},
       {2, " --ep-size 8 --deepep-mode low_latency --enable-waterfill"},
-      {2, " --moe-a2a-backend none"}};
+      {2, " --moe-a2a-backend none"},
+      {2, " --ep-size 4 --enable-eplb --eplb-rebalance-num-iterations 1"}};
   for (const auto& [num_processes, flags] : cases) {
     const json spread = json_of(plimsoll_in(num_processes, "eval --json" + kDemoGolden + flags));
     EXPECT_EQ(spread["logits_sha256"], alone["logits_sha256"]) << flags;
@@ -85,7 +86,6 @@ TEST_F(Processes, RefuseWhatTheyCannotShare) {
   const std::vector<std::pair<std::string, std::string>> cases = {
       {"inspect " + kRoot + "/demo/model", "start it without mpirun"},
       {generate + " --ep-size 3", "make --ep-size a multiple of 2"},
-      {generate + " --enable-eplb", "start without mpirun"},
       {generate + spare + " : -n 1 " + PLIMSOLL_COMMAND + " " + generate + spare +
            " --enable-waterfill",
        "process 2 (on host"}};
@@ -101,13 +101,14 @@ TEST_F(Processes, RefuseWhatTheyCannotShare) {
 // a file of its own: mpirun may end before it has passed on everything.
 class ServingJob {
  public:
-  ServingJob(int num_processes, const std::string& flags) {
+  // mpirun leaves the others alone when one dies: "--enable-recovery", or else "".
+  ServingJob(int num_processes, const std::string& flags, const std::string& mpirun_flags = "") {
     const std::string start = "'echo $$ >" + path("pid.", "$OMPI_COMM_WORLD_RANK") +
                               "; exec \"$0\" \"$@\" 2>" + path("log.", "$OMPI_COMM_WORLD_RANK") +
                               "' ";
-    const std::string command = "exec " + kMpirun + std::to_string(num_processes) + " sh -c " +
-                                start + PLIMSOLL_COMMAND + " serve --port 0" + kDemo + flags +
-                                " </dev/null >/dev/null 2>&1";
+    const std::string command = "exec " + kMpirun + std::to_string(num_processes) + " " +
+                                mpirun_flags + " sh -c " + start + PLIMSOLL_COMMAND +
+                                " serve --port 0" + kDemo + flags + " </dev/null >/dev/null 2>&1";
     mpirun_ = fork();
     if (mpirun_ == 0) {
       execl("/bin/sh", "sh", "-c", command.c_str(), nullptr);
@@ -155,6 +156,18 @@ class ServingJob {
   pid_t mpirun_ = -1;
 };
 
+// The text of a stream of events.
+std::string text_of(const std::string& events) {
+  std::string text;
+  for (size_t at = 0; (at = events.find("data: {", at)) != std::string::npos;) {
+    const size_t end = events.find('\n', at);
+    const json event = json::parse(events.substr(at + 6, end - at - 6), nullptr, false);
+    if (event.contains("choices")) text += event["choices"][0]["text"];
+    at = end;
+  }
+  return text;
+}
+
 // A completion's stream of events, once it has begun.
 struct Stream {
   TestClient client;
@@ -167,8 +180,9 @@ struct Stream {
                        {"temperature", 0},
                        {"stream", true}};
     const std::string text = body.dump();
-    client.send("POST /v1/completions HTTP/1.1\r\nHost: test\r\nContent-Length: " +
-                std::to_string(text.size()) + "\r\n\r\n" + text);
+    client.send(
+        "POST /v1/completions HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: " +
+        std::to_string(text.size()) + "\r\n\r\n" + text);
     while (bytes.find("data: ") == std::string::npos) {
       const std::string more = client.receive();
       if (more.empty()) break;
@@ -200,6 +214,76 @@ TEST_F(Processes, SayWhichOneHasDiedAndStop) {
 
 TEST_F(Processes, SayWhichOneHangsAndStop) {
   expect_stop_when(SIGSTOP);
+}
+
+// All the others do, if mpirun lets them.
+void expect_all_say_who_died(int dying) {
+  ServingJob job(4, " --ep-num-redundant-experts 4", "--enable-recovery");
+  const int port = job.port();
+  ASSERT_GT(port, 0);
+  Stream stream(port, "In the", 4000);
+  job.signal_process(dying, SIGKILL);
+  job.status();
+  for (int p = 0; p < 4; ++p) {
+    if (p == dying) continue;
+    EXPECT_TRUE(contains(job.log_of(p), "process " + std::to_string(dying) + " (on host"));
+    EXPECT_TRUE(contains(job.log_of(p), " has died"));
+  }
+}
+
+TEST_F(Processes, AllSayWhichOneHasDied) {
+  expect_all_say_who_died(2);
+}
+
+TEST_F(Processes, AllSayThatTheFirstHasDied) {
+  expect_all_say_who_died(0);
+}
+
+class ElasticProcesses : public Processes {
+ protected:
+  // What a stream says that begins now, while a signal is sent to a process.
+  static std::string text_while(const ServingJob& job, int port, int process, int signal) {
+    Stream stream(port, "In the", kTokens);
+    job.signal_process(process, signal);
+    stream.bytes += stream.client.receive_all();
+    EXPECT_FALSE(stream.bytes.find("\"error\"") != std::string::npos) << stream.bytes;
+    return text_of(stream.bytes);
+  }
+  static std::string text_now(int port) {
+    Stream stream(port, "In the", kTokens);
+    return text_of(stream.bytes + stream.client.receive_all());
+  }
+  static std::string metrics_of(int port) {
+    TestClient client(port);
+    client.send("GET /metrics HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+    return client.receive_all();
+  }
+
+  static constexpr int kTokens = 200;
+};
+
+TEST_F(ElasticProcesses, ServeOnWhenOneAfterTheOtherDiesOrHangs) {
+  ServingJob job(4,
+                 " --elastic --ep-num-redundant-experts 8 --enable-waterfill"
+                 " --rank-timeout-seconds 2",
+                 "--enable-recovery");
+  const int port = job.port();
+  ASSERT_GT(port, 0);
+  const std::string text = text_now(port);
+  EXPECT_GT(text.size(), 100u);
+  EXPECT_EQ(text_while(job, port, 2, SIGKILL), text);
+  EXPECT_EQ(text_while(job, port, 1, SIGSTOP), text);
+  EXPECT_EQ(text_while(job, port, 3, SIGKILL), text);
+  EXPECT_EQ(text_now(port), text);
+  const std::string metrics = metrics_of(port);
+  EXPECT_TRUE(contains(metrics, "plimsoll_living_ranks{model_name=\"model\"} 1"));
+  EXPECT_TRUE(contains(metrics, "plimsoll_elastic_restarts_total{model_name=\"model\"} 3"));
+  for (const char* news : {"process 2 (on host", "3 ranks go on", "process 1 (on host",
+                           "has not been heard of", "2 ranks go on", "1 ranks go on"}) {
+    EXPECT_TRUE(contains(job.log_of(0), news));
+  }
+  job.signal_process(0, SIGTERM);
+  EXPECT_EQ(job.status(), 0);  // the one that hung is gone as well
 }
 
 }  // namespace

@@ -39,11 +39,9 @@ Status check_arrived(const Request& request, const ModelConfig& config) {
 
 // The experts with a slot on the given ranks.
 ExpertFilter experts_of(const Placement& placement, RankBlock ranks) {
-  const int slots_per_rank = placement.slots_per_rank();
-  return [&placement, slots_per_rank, ranks](int layer_idx, int expert) {
-    const auto slots = placement.layer(layer_idx).subspan(ranks.first * slots_per_rank,
-                                                          ranks.count * slots_per_rank);
-    return std::ranges::find(slots, expert) != slots.end();
+  return [&placement, ranks](int layer_idx, int expert) {
+    return std::ranges::binary_search(
+        experts_on(placement.layer(layer_idx), placement.slots_per_rank(), ranks), expert);
   };
 }
 
@@ -52,7 +50,8 @@ std::vector<std::byte> fingerprint(const EngineSetup& setup) {
   ByteWriter writer;
   writer(setup.layout.placement.physical_to_logical, setup.moe.backend,
          setup.moe.max_dispatch_tokens_per_rank, setup.moe.hidden_size, setup.moe.top_k,
-         setup.moe.route.algorithm, setup.moe.route.waterfill, setup.recorder.has_value());
+         setup.moe.route.algorithm, setup.moe.route.waterfill, setup.recorder.has_value(),
+         setup.rebalance.has_value(), setup.elastic);
   return std::move(writer).take();
 }
 
@@ -107,11 +106,13 @@ Result<std::unique_ptr<Engine>> Engine::create(const EngineOptions& options) {
       !status.ok()) {
     return status.error();
   }
-  std::unique_ptr<ProcessGroup> processes;
+  std::optional<ProcessParts> processes;
   if (mesh != nullptr) {
     auto group = ProcessGroup::create(*mesh, options.ep_size);
     if (!group.ok()) return group.error();
-    processes = std::move(*group);
+    Result<Checkpoint> checkpoint = Checkpoint::open(options.model_dir);
+    if (!checkpoint.ok()) return checkpoint.error();
+    processes.emplace(*mesh, std::move(*group), std::move(*checkpoint));
   }
   return std::unique_ptr<Engine>(
       new Engine(std::move(*weights), std::move(*setup), options, std::move(processes)));
@@ -120,25 +121,40 @@ Result<std::unique_ptr<Engine>> Engine::create(const EngineOptions& options) {
 Engine::Engine(ModelWeights weights,
                EngineSetup setup,
                const EngineOptions& options,
-               std::unique_ptr<ProcessGroup> processes)
-    : weights_(std::move(weights)),
-      setup_(std::move(setup)),
+               std::optional<ProcessParts> processes)
+    : setup_(std::move(setup)),
       recorder_(setup_.recorder ? std::optional<Recorder>(*setup_.recorder) : std::nullopt),
       mesh_(options.mesh),
-      processes_(std::move(processes)),
-      team_(weights_,
-            setup_.layout,
-            setup_.moe,
-            recorder_or_null(),
-            options.pin_ranks,
-            processes_.get()),
+      ranks_(std::move(weights),
+             setup_.layout,
+             setup_.moe,
+             recorder_or_null(),
+             options.pin_ranks,
+             std::move(processes)),
       scheduler_(setup_.limits),
       eplb_algorithm_(options.eplb_algorithm) {
-  if (!setup_.rebalance) return;
-  rebalancer_.emplace(*setup_.rebalance, setup_.layout.placement, [this](LayerLayout& next) {
+  if (setup_.rebalance && (mesh_ == nullptr || leads())) start_rebalancer();
+  const Placement& placement = setup_.layout.placement;
+  load_ = {1, placement.num_layers, placement.num_logical_experts, {}};
+  load_.counts.resize(int64_t{load_.num_layers} * load_.num_logical_experts);
+}
+
+void Engine::start_rebalancer() {
+  const auto switch_here = [this](LayerLayout& next) {
     plimsoll::switch_layer(setup_.layout, next);  // all ranks share the experts
     return ok_status();
-  });
+  };
+  const auto switch_all = [this](LayerLayout& next) {
+    ranks_.moves().put_in_force(next.layer_idx);
+    layer_orders_.put_in_force.push_back(next.layer_idx);
+    return ok_status();
+  };
+  const auto bring = [this](const LayerLayout& next) { return bring_layer(next); };
+  if (mesh_ == nullptr) {
+    rebalancer_.emplace(*setup_.rebalance, setup_.layout.placement, switch_here);
+  } else {
+    rebalancer_.emplace(*setup_.rebalance, setup_.layout.placement, switch_all, bring);
+  }
 }
 
 Engine::~Engine() {
@@ -146,14 +162,22 @@ Engine::~Engine() {
 }
 
 Status Engine::follow() {
-  return follow_steps({*mesh_, team_, recorder_or_null()});
+  return follow_steps(ranks_, setup_.elastic);
 }
 
 Status Engine::health() const {
-  for (int p = 0; mesh_ != nullptr && p < mesh_->num_processes(); ++p) {
+  const int num_needed = mesh_ == nullptr ? 0 : setup_.elastic ? 1 : mesh_->num_processes();
+  for (int p = 0; p < num_needed; ++p) {
     if (!mesh_->alive(p)) return mesh_->death(p);
   }
   return ok_status();
+}
+
+int Engine::num_living_ranks() const {
+  if (mesh_ == nullptr) return setup_.limits.num_ranks;
+  int num_alive = 0;
+  for (int p = 0; p < mesh_->num_processes(); ++p) num_alive += mesh_->alive(p);
+  return num_alive * (setup_.limits.num_ranks / mesh_->num_processes());
 }
 
 Status Engine::check(const Request& request) const {
@@ -183,38 +207,104 @@ Status Engine::submit(Request request) {
 }
 
 Status Engine::switch_layer(int layer_idx, std::span<const int32_t> slots) {
-  if (mesh_ != nullptr) {
-    return unsupported("a placement cannot be switched where several processes hold the ranks");
-  }
   Result<LayerLayout> next =
       make_layer_layout(setup_.layout.placement, layer_idx, slots, setup_.moe.route);
   if (!next.ok()) return next.error();
-  pending_.push_back(std::move(*next));
-  return ok_status();
+  if (mesh_ == nullptr) {
+    pending_.push_back(std::move(*next));
+    return ok_status();
+  }
+  if (bringing_.contains(layer_idx)) return unavailable("the layer is about to be switched");
+  (void)bring_layer(*next);
+  Outcome outcome;
+  Status ready = lead_moves(ranks_, std::exchange(layer_orders_, {}), outcome);
+  note_moves(outcome.moves);
+  if (ready.ok()) {
+    const auto brought = bring_layer(*next);
+    if (!brought.ok()) ready = brought.error();
+  }
+  if (!ready.ok()) {
+    forget_move(layer_idx);
+    return ready;
+  }
+  ranks_.moves().put_in_force(layer_idx);
+  return lead_moves(ranks_, {.put_in_force = {layer_idx}}, outcome);
 }
 
 Status Engine::step(std::vector<RequestUpdate>& updates) {
-  for (LayerLayout& next : pending_) plimsoll::switch_layer(setup_.layout, next);
-  pending_.clear();
-  if (rebalancer_) rebalancer_->before_step();
-  plan_ = scheduler_.plan();
-  if (Status ran = run(plan_, result_); !ran.ok()) return ran;
+  while (true) {
+    for (LayerLayout& next : pending_) plimsoll::switch_layer(setup_.layout, next);
+    pending_.clear();
+    if (rebalancer_) rebalancer_->before_step();
+    plan_ = scheduler_.plan();
+    Outcome outcome;
+    Status ran = run(plan_, result_, outcome);
+    if (ran.ok()) break;
+    if (!leads() || !setup_.elastic) return ran;
+    Status goes_on = go_on_without_the_dead(ran, std::move(outcome));
+    if (!goes_on.ok()) return goes_on;
+  }
   if (recorder_) end_recorded_pass();
   if (rebalancer_) rebalancer_->after_step(result_);
+  if (setup_.elastic) {
+    std::ranges::transform(load_.counts, result_.balance.expert_counts, load_.counts.begin(),
+                           std::plus<>());
+  }
   scheduler_.apply(plan_, result_, updates);
   return ok_status();
 }
 
-Status Engine::run(const StepPlan& plan, StepResult& result) {
-  return leads() ? lead_step({*mesh_, team_, recorder_or_null()}, plan, result)
-                 : team_.run(plan, result);
+Status Engine::run(const StepPlan& plan, StepResult& result, Outcome& outcome) {
+  if (!leads()) return ranks_.run(plan, result);
+  Status ran = lead_step(ranks_, std::exchange(layer_orders_, {}), plan, result, outcome);
+  note_moves(outcome.moves);
+  return ran;
 }
 
 Status Engine::drop_ended() {
   const std::optional<StepPlan> plan = scheduler_.plan_drop();
   if (!plan) return ok_status();
   StepResult nothing;
-  return run(*plan, nothing);
+  Outcome outcome;
+  Status dropped = run(*plan, nothing, outcome);
+  if (dropped.ok() || !leads() || !setup_.elastic) return dropped;
+  return go_on_without_the_dead(dropped, std::move(outcome));
+}
+
+// Asks all processes, with the next step, for the experts of the layer, and says when they have
+// them.
+Result<std::optional<double>> Engine::bring_layer(const LayerLayout& next) {
+  const auto [found, is_new] = bringing_.try_emplace(next.layer_idx);
+  const Bringing move = found->second;
+  if (is_new) {
+    found->second.num_left = static_cast<int>(ranks_.group().members().size());
+    ranks_.moves().prepare({next.layer_idx, next.slots});
+    layer_orders_.prepare.push_back({next.layer_idx, next.slots});
+    return std::optional<double>();
+  }
+  if (!move.error.empty()) {
+    forget_move(next.layer_idx);
+    return unavailable(move.error);
+  }
+  if (move.num_left > 0) return std::optional<double>();
+  bringing_.erase(found);
+  return std::optional(move.seconds);
+}
+
+void Engine::forget_move(int layer_idx) {
+  bringing_.erase(layer_idx);
+  ranks_.moves().forget(layer_idx);
+  layer_orders_.forget.push_back(layer_idx);
+}
+
+void Engine::note_moves(const std::vector<MoveReport>& reports) {
+  for (const MoveReport& report : reports) {
+    const auto found = bringing_.find(report.layer_idx);
+    if (found == bringing_.end()) continue;
+    --found->second.num_left;
+    found->second.seconds = std::max(found->second.seconds, report.seconds);
+    if (found->second.error.empty()) found->second.error = report.error;
+  }
 }
 
 Status Engine::start_rebalance() {
@@ -223,7 +313,9 @@ Status Engine::start_rebalance() {
 }
 
 std::vector<std::string> Engine::take_news() {
-  return rebalancer_ ? rebalancer_->take_news() : std::vector<std::string>{};
+  std::vector<std::string> news = std::exchange(news_, {});
+  if (rebalancer_) std::ranges::move(rebalancer_->take_news(), std::back_inserter(news));
+  return news;
 }
 
 void Engine::end_recorded_pass() {

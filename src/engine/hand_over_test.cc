@@ -2,6 +2,7 @@
 // engine.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <map>
 #include <mutex>
 #include <string>
@@ -27,9 +28,23 @@ std::unique_ptr<Engine> make_engine(const EngineOptions& options) {
   return engine.ok() ? std::move(*engine) : nullptr;
 }
 
+// Every layer's experts one slot further.
+void rotate_placement(Engine& engine) {
+  const Placement& placement = engine.placement();
+  for (int l = 0; l < placement.num_layers; ++l) {
+    std::vector<int32_t> slots(placement.layer(l).begin(), placement.layer(l).end());
+    std::ranges::rotate(slots, slots.begin() + 1);
+    ASSERT_TRUE(engine.switch_layer(l, slots).ok());
+  }
+}
+
+// Placements change before every step where --enable-eplb lets them.
 void run(Engine& engine, Answers& answers) {
   std::vector<RequestUpdate> updates;
-  while (!engine.idle()) ASSERT_TRUE(engine.step(updates).ok());
+  while (!engine.idle()) {
+    if (engine.rebalancer()) rotate_placement(engine);
+    ASSERT_TRUE(engine.step(updates).ok());
+  }
   for (const RequestUpdate& update : updates) {
     if (!update.has_token) continue;
     answers[update.request_id].push_back({update.result.next.token, update.result.next.logprob});
@@ -81,7 +96,7 @@ void run_apart(Engine& prefill, Engine& decode, std::vector<Request> all, Answer
   run(decode, answers);
 }
 
-TEST(HandOver, TwoEnginesGiveTheAnswersOfOne) {
+void check_hand_over(bool enable_eplb) {
   const auto config = load_config(kTiny);
   auto prompts = load_golden(kTiny + "/golden.safetensors", *config);
   ASSERT_TRUE(prompts.ok());
@@ -93,17 +108,27 @@ TEST(HandOver, TwoEnginesGiveTheAnswersOfOne) {
   const auto prefill = make_engine({.model_dir = kTiny,
                                     .ep_size = 2,
                                     .deepep_mode = "normal",
+                                    .enable_eplb = enable_eplb,
                                     .chunked_prefill_size = 37,
                                     .pin_ranks = false});
   const auto decode = make_engine({.model_dir = kTiny,
                                    .ep_size = 4,
                                    .deepep_mode = "low_latency",
                                    .enable_waterfill = true,
+                                   .enable_eplb = enable_eplb,
                                    .pin_ranks = false});
   Answers apart;
   run_apart(*prefill, *decode, requests(*prompts), apart);
   EXPECT_EQ(apart, expected);
   EXPECT_EQ(decode->scheduler().num_running() + prefill->scheduler().num_running(), 0);
+}
+
+TEST(HandOver, TwoEnginesGiveTheAnswersOfOne) {
+  check_hand_over(false);
+}
+
+TEST(HandOver, TheyDoWhilePlacementsChange) {
+  check_hand_over(true);
 }
 
 TEST(HandOver, RefusesAStateThatDoesNotFit) {

@@ -137,6 +137,13 @@ Status check_numbers(const EngineOptions& options) {
   return ok_status();
 }
 
+Status check_elastic(const EngineOptions& options) {
+  if (!options.elastic || options.mesh != nullptr) return ok_status();
+  return invalid_argument(
+      "--elastic goes on serving when a process with ranks has died, but this one is alone; start "
+      "several with mpirun --enable-recovery, or drop --elastic");
+}
+
 Status check_rebalancing(const EngineOptions& options) {
   const EngineOptions defaults;
   if (!options.enable_eplb) {
@@ -155,11 +162,6 @@ Status check_rebalancing(const EngineOptions& options) {
       }
     }
     return ok_status();
-  }
-  if (options.mesh != nullptr) {
-    return unsupported(
-        "--enable-eplb moves experts between ranks of one process only; start without mpirun, or "
-        "drop --enable-eplb");
   }
   if (options.ep_size < 2) {
     return invalid_argument(
@@ -192,6 +194,11 @@ Status check_planning(const RebalanceOptions& options, const Placement& placemen
   return invalid_argument("--enable-eplb cannot plan: " + plan.error().message);
 }
 
+// A first guess: to read, unpack and pack its float32 values at a gigabyte a second.
+double seconds_to_read_expert(const ModelConfig& config) {
+  return 3.0 * config.hidden_size * config.moe_intermediate_size * sizeof(float) / 1e9;
+}
+
 // How many requests run at once. A low-latency step must hold one token of every sequence that may
 // decode on a rank.
 Result<int> max_running_requests(const EngineOptions& options, DeepepMode mode) {
@@ -218,7 +225,7 @@ Result<int> max_running_requests(const EngineOptions& options, DeepepMode mode) 
 
 Result<EngineSetup> check_options(const EngineOptions& options, const ModelConfig& config) {
   for (const Status& status : {check_numbers(options), check_backend(options), check_role(options),
-                               check_rebalancing(options)}) {
+                               check_elastic(options), check_rebalancing(options)}) {
     if (!status.ok()) return status.error();
   }
   const auto backend = choose("--moe-a2a-backend", options.moe_a2a_backend, kBackends);
@@ -246,6 +253,7 @@ Result<EngineSetup> check_options(const EngineOptions& options, const ModelConfi
                   .max_dispatch_tokens_per_rank = options.max_dispatch_tokens_per_rank,
                   .max_sequence_tokens = config.max_position_embeddings,
                   .eos_token = config.eos_token_id};
+  setup.elastic = options.elastic;
   setup.placement_source = chosen->source;
   setup.notes = chosen->notes;
   if (Status status = limit_state(options, config, setup); !status.ok()) return status.error();
@@ -260,13 +268,15 @@ Result<EngineSetup> check_options(const EngineOptions& options, const ModelConfi
                       .top_k = config.num_experts_per_tok};
   }
   if (options.enable_eplb) {
-    setup.rebalance = {.num_iterations = options.eplb_rebalance_num_iterations,
-                       .layers_per_chunk = options.eplb_rebalance_layers_per_chunk,
-                       .max_utilization = options.eplb_min_rebalancing_utilization_threshold,
-                       .algorithm = options.eplb_algorithm,
-                       .num_nodes = options.nnodes,
-                       .route = setup.moe.route,
-                       .top_k = config.num_experts_per_tok};
+    setup.rebalance = {
+        .num_iterations = options.eplb_rebalance_num_iterations,
+        .layers_per_chunk = options.eplb_rebalance_layers_per_chunk,
+        .max_utilization = options.eplb_min_rebalancing_utilization_threshold,
+        .algorithm = options.eplb_algorithm,
+        .num_nodes = options.nnodes,
+        .route = setup.moe.route,
+        .top_k = config.num_experts_per_tok,
+        .seconds_per_moved_expert = options.mesh != nullptr ? seconds_to_read_expert(config) : 0};
     Status plans = check_planning(*setup.rebalance, chosen->placement);
     if (!plans.ok()) return plans.error();
   }

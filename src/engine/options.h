@@ -24,6 +24,7 @@ struct EngineOptions {
   int ep_size = 1;
   ProcessMesh* mesh = nullptr;  // the processes that hold the ranks; null: this one alone
   double rank_timeout_seconds = 10;
+  bool elastic = false;                      // go on without processes that have died
   std::string moe_a2a_backend = "deepep";    // none, deepep
   std::string deepep_mode = "auto";          // auto, normal, low_latency
   std::string disaggregation_mode = "null";  // null, prefill, decode
@@ -61,6 +62,7 @@ struct EngineSetup {
   std::vector<std::string> notes;  // what the user should be told before serving starts
   std::optional<RecorderOptions> recorder;
   std::optional<RebalanceOptions> rebalance;
+  bool elastic = false;
 };
 
 // Refuses, with the reason and the fix, what these options and this model cannot do together; reads

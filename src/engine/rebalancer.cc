@@ -1,11 +1,9 @@
 #include "engine/rebalancer.h"
 
-#include <sys/resource.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstdio>
 
+#include "engine/background.h"
 #include "ep/stopwatch.h"
 
 namespace plimsoll {
@@ -38,21 +36,17 @@ std::string switched_text(const RebalanceReport& r, int num_layers) {
          duration(r.switch_seconds) + ", longest pause " + duration(r.longest_pause_seconds);
 }
 
-// Best effort: a planner that shares its core with a rank takes a tenth of it, not half.
-void step_back() {
-  constexpr int kNice = 10;
-  setpriority(PRIO_PROCESS, static_cast<id_t>(gettid()), kNice);
-}
-
 }  // namespace
 
 Rebalancer::Rebalancer(const RebalanceOptions& options,
                        const Placement& in_force,
                        SwitchLayer switch_layer,
+                       BringLayer bring_layer,
                        Plan plan)
     : options_(options),
       in_force_(in_force),
       switch_layer_(std::move(switch_layer)),
+      bring_layer_(std::move(bring_layer)),
       plan_(std::move(plan)),
       costs_{.seconds_per_switch = kFirstGuess,
              .seconds_per_moved_expert = options.seconds_per_moved_expert} {
@@ -112,7 +106,7 @@ Status Rebalancer::start_turn() {
 }
 
 void Rebalancer::before_step() {
-  if (state_ == State::kPlanning) take_plan();
+  if (state_ == State::kPlanning || state_ == State::kAbandoned) take_plan();
   if (state_ == State::kSwitching) switch_chunk();
 }
 
@@ -147,6 +141,10 @@ void Rebalancer::take_plan() {
   }
   if (!job) return;
   spare_window_ = std::move(job->window);
+  if (state_ == State::kAbandoned) {
+    state_ = State::kWatching;
+    return;
+  }
   report_.plan_seconds = job->seconds;
   if (!job->plan.ok()) return fail("planning failed: " + job->plan.error().message);
   const RebalancePlan& plan = *job->plan;
@@ -169,6 +167,9 @@ void Rebalancer::take_plan() {
 void Rebalancer::switch_chunk() {
   double pause = 0;
   for (int i = 0; i < options_.layers_per_chunk && !layers_.empty(); ++i) {
+    const auto brought = bring(layers_.front());
+    if (!brought.ok()) return keep_layer(brought.error());
+    if (!*brought) return;  // not here yet
     Stopwatch watch;
     double seconds = 0;
     const Status status = switch_layer_(layers_.front());
@@ -176,11 +177,8 @@ void Rebalancer::switch_chunk() {
     pause += seconds;
     report_.switch_seconds += seconds;
     report_.longest_pause_seconds = std::max(report_.longest_pause_seconds, pause);
-    if (!status.ok()) {
-      return fail("layer " + std::to_string(layers_.front().layer_idx) +
-                  " keeps its placement: " + status.error().message);
-    }
-    learn_cost(seconds, num_moved_.front());
+    if (!status.ok()) return keep_layer(status.error());
+    learn_cost(seconds, **brought, num_moved_.front());
     ++report_.num_layers;
     report_.num_moved += num_moved_.front();
     layers_.pop_front();
@@ -192,12 +190,35 @@ void Rebalancer::switch_chunk() {
   end_turn();
 }
 
+Result<std::optional<double>> Rebalancer::bring(const LayerLayout& next) {
+  return bring_layer_ ? bring_layer_(next) : std::optional<double>(0);
+}
+
 // What the next turn expects of a switch: the mean of the last few.
-void Rebalancer::learn_cost(double seconds, int num_moved) {
+void Rebalancer::learn_cost(double switch_seconds, double bring_seconds, int num_moved) {
   constexpr double kNewest = 0.2;
-  const bool travelled = costs_.seconds_per_moved_expert > 0 && num_moved > 0;
-  double& cost = travelled ? costs_.seconds_per_moved_expert : costs_.seconds_per_switch;
-  cost += kNewest * (seconds / (travelled ? num_moved : 1) - cost);
+  const auto learn = [](double& cost, double seconds) { cost += kNewest * (seconds - cost); };
+  learn(costs_.seconds_per_switch, switch_seconds);
+  if (bring_layer_ && num_moved > 0) {
+    learn(costs_.seconds_per_moved_expert, bring_seconds / num_moved);
+  }
+}
+
+void Rebalancer::keep_layer(const Error& why) {
+  fail("layer " + std::to_string(layers_.front().layer_idx) +
+       " keeps its placement: " + why.message);
+}
+
+void Rebalancer::abandon_turn() {
+  if (state_ == State::kPlanning) {
+    state_ = State::kAbandoned;
+    window_->clear();
+  } else if (state_ == State::kSwitching) {
+    fail("given up: ranks are gone");
+  } else {
+    if (window_->num_steps() > 0) measure_last_turn();
+    window_->clear();
+  }
 }
 
 void Rebalancer::fail(const std::string& what) {

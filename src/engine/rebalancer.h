@@ -65,19 +65,26 @@ struct RebalanceStats {
 class Rebalancer {
  public:
   using Plan = std::function<Result<RebalancePlan>(const RebalanceTask&)>;
-  // Brings the experts of a layer to their new ranks, where they must travel, and puts it in force.
-  // Only changes anything if it succeeds.
+  // Has the experts of a layer brought to their new ranks while steps go on: asked before every
+  // step until it says how many seconds that took a rank, or fails. Null: nothing travels.
+  using BringLayer = std::function<Result<std::optional<double>>(const LayerLayout& next)>;
+  // Puts a layer in force. Only changes anything if it succeeds.
   using SwitchLayer = std::function<Status(LayerLayout& next)>;
 
   // `in_force` must outlive the rebalancer; it is read between steps.
   Rebalancer(const RebalanceOptions& options,
              const Placement& in_force,
              SwitchLayer switch_layer,
+             BringLayer bring_layer = nullptr,
              Plan plan = plan_rebalance);
 
   // Around every step.
   void before_step();
   void after_step(const StepResult& result);
+
+  // The placement has changed otherwise, and with it the number of ranks: the turn under way means
+  // nothing any more.
+  void abandon_turn();
 
   // Plans now instead of after num_iterations steps. Fails while a turn is under way, and where
   // no step has been watched.
@@ -99,16 +106,19 @@ class Rebalancer {
   void measure_last_turn();
   void take_plan();
   void switch_chunk();
-  void learn_cost(double seconds, int num_moved);
+  Result<std::optional<double>> bring(const LayerLayout& next);
+  void keep_layer(const Error& why);
+  void learn_cost(double switch_seconds, double bring_seconds, int num_moved);
   void fail(const std::string& what);
   void end_turn();
 
   const RebalanceOptions options_;
   const Placement& in_force_;
   const SwitchLayer switch_layer_;
+  const BringLayer bring_layer_;
   const Plan plan_;
 
-  enum class State { kWatching, kPlanning, kSwitching } state_ = State::kWatching;
+  enum class State { kWatching, kPlanning, kAbandoned, kSwitching } state_ = State::kWatching;
   std::unique_ptr<LoadWindow> window_, spare_window_;
   RebalanceReport report_;          // of the turn under way
   std::deque<LayerLayout> layers_;  // still to be switched

@@ -59,7 +59,7 @@ class RebalancerTest : public testing::Test {
           ++num_switched_;
           return ok_status();
         },
-        plan_);
+        bring_, plan_);
   }
   // Steps until a turn has ended in some way; the background thread may take its time.
   void step_until_turn_ends(Rebalancer& rebalancer, int hot) {
@@ -79,6 +79,7 @@ class RebalancerTest : public testing::Test {
 
   MoeLayout layout_;
   RebalanceOptions options_;
+  Rebalancer::BringLayer bring_;
   Rebalancer::Plan plan_ = plan_rebalance;
   int failing_layer_ = -1;
   int num_switched_ = 0;
@@ -142,6 +143,46 @@ TEST_F(RebalancerTest, PlansOnlyWhenAskedIfNothingIsTooUneven) {
   rebalancer->after_step(make_step(layout_.placement, 0));
   ASSERT_TRUE(rebalancer->start_turn().ok());
   EXPECT_TRUE(rebalancer->stats().last->max_over_mean_measured.has_value());
+}
+
+TEST_F(RebalancerTest, WaitsForExpertsThatTravelAndLearnsWhatThatCosts) {
+  int num_asked = 0;
+  bring_ = [&](const LayerLayout&) -> Result<std::optional<double>> {
+    return ++num_asked % 3 == 0 ? std::optional(10.0) : std::nullopt;
+  };
+  const auto rebalancer = make();
+  step_until_turn_ends(*rebalancer, 0);
+  EXPECT_EQ(num_switched_, kLayers);
+  EXPECT_EQ(num_asked, 3 * kLayers);
+  // So dear that the other way round is not worth it.
+  step_until_turn_ends(*rebalancer, 4);
+  EXPECT_EQ(rebalancer->stats().num_skipped, 1);
+  EXPECT_EQ(num_switched_, kLayers);
+}
+
+TEST_F(RebalancerTest, KeepsThePlacementWhereExpertsDoNotArrive) {
+  bring_ = [](const LayerLayout& next) -> Result<std::optional<double>> {
+    if (next.layer_idx == 1) return unavailable("no such file");
+    return std::optional(0.0);
+  };
+  const auto rebalancer = make();
+  step_until_turn_ends(*rebalancer, 0);
+  EXPECT_EQ(rebalancer->stats().num_failed, 1);
+  EXPECT_NE(rebalancer->stats().last->failure.find("layer 1 keeps its placement: no such file"),
+            std::string::npos);
+  EXPECT_LT(num_switched_, kLayers);
+}
+
+TEST_F(RebalancerTest, ForgetsATurnThatMeansNothingAnyMore) {
+  const auto rebalancer = make();
+  for (int i = 0; i < options_.num_iterations; ++i) {
+    rebalancer->after_step(make_step(layout_.placement, 0));
+  }
+  ASSERT_FALSE(rebalancer->start_turn().ok());  // it is planning
+  rebalancer->abandon_turn();
+  step_until_turn_ends(*rebalancer, 0);  // the next
+  EXPECT_EQ(rebalancer->stats().num_rebalances, 1);
+  EXPECT_EQ(rebalancer->stats().last->num_steps, options_.num_iterations);
 }
 
 TEST_F(RebalancerTest, KeepsThePlacementWherePlanningFails) {
@@ -296,6 +337,14 @@ TEST(CheckOptions, RefusesRebalancingThatCannotBe) {
   options.enable_eplb = false;
   EXPECT_NE(refusal(options).find("--eplb-min-rebalancing-utilization-threshold does nothing"),
             std::string::npos);
+}
+
+TEST(CheckOptions, RefusesToOutliveProcessesThatAreNotThere) {
+  const std::string model_dir = PLIMSOLL_SOURCE_DIR "/testdata/tiny-v4";
+  const auto setup = check_options({.model_dir = model_dir, .ep_size = 2, .elastic = true},
+                                   *load_config(model_dir));
+  ASSERT_FALSE(setup.ok());
+  EXPECT_NE(setup.error().message.find("mpirun --enable-recovery"), std::string::npos);
 }
 
 TEST(LoadWindow, KeepsRunsAndSamplesOfTheLastSteps) {

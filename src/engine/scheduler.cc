@@ -77,16 +77,27 @@ bool Scheduler::fits(int64_t num_sequences, int64_t num_tokens) const {
          limits_.state_size.bytes(num_sequences, num_tokens) <= limits_.max_state_bytes_per_rank;
 }
 
+void Scheduler::send_back(Place& place) {
+  Queue::node_type node = take(place);
+  node.mapped().num_computed = 0;
+  place.rank = kWaiting;
+  waiting_.insert(std::move(node));
+}
+
+void Scheduler::restart(const SchedulerLimits& limits) {
+  for (auto& [id, place] : places_) {
+    if (place.rank != kWaiting) send_back(place);
+  }
+  limits_ = limits;
+  ranks_.assign(limits.num_ranks, {});
+}
+
 // Sends back the youngest sequences of ranks that hold too much.
 void Scheduler::make_room() {
   for (Rank& rank : ranks_) {
     while (rank.running.size() > 1 &&
            !fits(static_cast<int64_t>(rank.running.size()), rank.num_tokens)) {
-      Place& place = places_.at(rank.running.rbegin()->second.request.id);
-      Queue::node_type node = take(place);
-      node.mapped().num_computed = 0;
-      place.rank = kWaiting;
-      waiting_.insert(std::move(node));
+      send_back(places_.at(rank.running.rbegin()->second.request.id));
       ++num_preemptions_;
     }
   }

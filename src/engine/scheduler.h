@@ -63,6 +63,10 @@ class Scheduler {
   int64_t num_state_bytes() const;
   double state_use() const;  // of the fullest rank, as a share of its limits; 1 is full
 
+  // Goes on with other ranks, whose states are gone: all that ran waits, in order of arrival, and
+  // is computed again from its tokens.
+  void restart(const SchedulerLimits& limits);
+
   StepPlan plan();
   // While nothing runs no step tells the ranks what to drop; this plan does. None where there is
   // nothing to tell.
@@ -107,6 +111,8 @@ class Scheduler {
   void plan_rank(Rank& rank, RankPlan& plan, bool& any_prompt) const;
   SegmentPlan next_segment(const Sequence& sequence, int64_t num_tokens) const;
   FinishReason advance(Sequence& sequence, RequestUpdate& update) const;
+
+  void send_back(Place& place);
 
   SchedulerLimits limits_;
   int64_t num_arrived_ = 0;

@@ -141,6 +141,28 @@ TEST(Scheduler, AsksForPromptScoresOnceEach) {
   EXPECT_EQ(positions, scored.logits_positions);
 }
 
+TEST(Scheduler, ComputesAllAgainOnTheRanksThatAreLeft) {
+  Scheduler scheduler({.num_ranks = 3, .chunked_prefill_size = 4});
+  for (int64_t id = 1; id <= 3; ++id) scheduler.add(request(id, 6, 5));
+  std::map<int64_t, int> num_tokens;
+  StepPlan plan;
+  const auto hear = [&](const std::vector<RequestUpdate>& updates) {
+    for (const RequestUpdate& update : updates) num_tokens[update.request_id] += update.has_token;
+  };
+  for (int i = 0; i < 4; ++i) hear(step(scheduler, plan));
+  scheduler.plan();  // of a step that fails
+  scheduler.restart({.num_ranks = 1, .chunked_prefill_size = 4});
+  EXPECT_EQ(scheduler.num_state_tokens(), 0);
+  hear(step(scheduler, plan));
+  ASSERT_EQ(plan.ranks.size(), 1u);
+  EXPECT_TRUE(plan.ranks[0].closed.empty());
+  EXPECT_EQ(plan.ranks[0].segments[0].sequence_id, 1);
+  EXPECT_EQ(plan.ranks[0].segments[0].first_position, 0);
+  while (!scheduler.idle()) hear(step(scheduler, plan));
+  for (int64_t id = 1; id <= 3; ++id) EXPECT_EQ(num_tokens[id], 5);
+  EXPECT_EQ(scheduler.num_preemptions(), 0);
+}
+
 TEST(Scheduler, SendsBackTheYoungestAndComputesItAgain) {
   Scheduler scheduler({.chunked_prefill_size = 100, .max_tokens_per_rank = 100});
   scheduler.add(request(1, 20, 60));

@@ -125,10 +125,14 @@ void Recorder::end_pass(ForwardMode mode, std::span<const int64_t> rank_load) {
     ranks_[i].pass_.forward_mode = mode;
     keep(static_cast<int>(i), ranks_[i].pass_);
   }
-  for (RankRecorder& rank : ranks_) clear(rank.pass_);
+  drop_pass();
   ++next_pass_id_;
   utilization_rates_.push_back(utilization_rate(rank_load, options_.num_layers));
   if (utilization_rates_.size() > passes_.front().size()) utilization_rates_.pop_front();
+}
+
+void Recorder::drop_pass() {
+  for (RankRecorder& rank : ranks_) clear(rank.pass_);
 }
 
 // A full buffer gives its oldest pass's memory to the next pass of the rank.

@@ -74,6 +74,9 @@ class Recorder {
   // num_ranks]; empty where nobody measured it. Passes without any token are not kept.
   void end_pass(ForwardMode mode, std::span<const int64_t> rank_load = {});
 
+  // Instead of end_pass, of a pass that failed.
+  void drop_pass();
+
   // The counts so far, all ranks together, oldest pass first.
   LoadHistory history() const;
 

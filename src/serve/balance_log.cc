@@ -75,6 +75,10 @@ void BalanceLog::add(const Engine& engine) {
     if (switched) placement_ = engine.placement();
     rebalancing_ = rebalancer->stats();
   }
+  if (placement_.num_ranks != step.balance.num_ranks) {  // ranks have died, see --elastic
+    placement_ = engine.placement();
+    steps_.clear();
+  }
   ++num_steps_;
   num_tokens_ += step.num_tokens;
   steps_.push_back(std::move(step));

@@ -79,6 +79,7 @@ class EngineLoop {
   bool draining() const { return draining_; }
   // Why it serves no longer, or ok.
   Status health() const { return healthy_ ? engine_->health() : failure_; }
+  int num_living_ranks() const { return engine_->num_living_ranks(); }
 
  private:
   using Clock = std::chrono::steady_clock;

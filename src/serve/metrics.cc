@@ -6,6 +6,7 @@
 #include <prometheus/registry.h>
 #include <prometheus/text_serializer.h>
 
+#include <algorithm>
 #include <initializer_list>
 #include <limits>
 #include <map>
@@ -19,7 +20,11 @@ using prometheus::Counter;
 using prometheus::Gauge;
 using prometheus::Histogram;
 
-constexpr double kNotYet = std::numeric_limits<double>::quiet_NaN();
+void set(Counter& counter, double value) {
+  counter.Increment(value - counter.Value());
+}
+
+constexpr double kNoValue = std::numeric_limits<double>::quiet_NaN();
 const Histogram::BucketBoundaries kLatencyBuckets = {
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120, 300};
 const Histogram::BucketBoundaries kRatioBuckets = {1.001, 1.01, 1.02, 1.05, 1.1, 1.2,
@@ -60,6 +65,7 @@ struct Metrics::Series {
 
   Labels labels;
   bool per_layer;
+  int num_ranks_seen = 0;
   prometheus::Registry registry{prometheus::Registry::InsertBehavior::Merge};
 
   Gauge& running = gauge("plimsoll_requests_running", "Requests being computed.");
@@ -126,6 +132,14 @@ struct Metrics::Series {
   Counter& moved = counter("plimsoll_waterfill_moved_tokens_total",
                            "Shared-expert tokens computed away from their home rank.");
 
+  Gauge& living_ranks = gauge("plimsoll_living_ranks",
+                              "Ranks of processes that live; fewer than --ep-size after a "
+                              "death, with --elastic.");
+  Counter& restarts = counter("plimsoll_elastic_restarts_total",
+                              "Times that the ranks went on without processes that had died.");
+  Counter& restart_time = counter("plimsoll_elastic_restart_seconds_total",
+                                  "From the failure of a step to the next one, those times.");
+
   std::map<std::string, Counter*> rebalances =
       counters("plimsoll_eplb_rebalances_total",
                "Rebalances by result; skipped: level enough, or no layer gains.",
@@ -165,8 +179,7 @@ void Metrics::set_scheduler(const Scheduler& scheduler) {
   series_->state_tokens.Set(static_cast<double>(scheduler.num_state_tokens()));
   series_->state_bytes.Set(static_cast<double>(scheduler.num_state_bytes()));
   series_->state_used.Set(scheduler.state_use());
-  series_->preemptions.Increment(static_cast<double>(scheduler.num_preemptions()) -
-                                 series_->preemptions.Value());
+  set(series_->preemptions, static_cast<double>(scheduler.num_preemptions()));
 }
 
 int Metrics::num_running() const {
@@ -202,15 +215,21 @@ void Metrics::observe_request(double seconds) {
   series_->request_time.Observe(seconds);
 }
 
+void Metrics::set_living_ranks(int num_ranks) {
+  series_->living_ranks.Set(num_ranks);
+}
+
+void Metrics::set_elastic(const ElasticStats& stats) {
+  set(series_->restarts, static_cast<double>(stats.num_restarts));
+  set(series_->restart_time, stats.restart_seconds);
+}
+
 void Metrics::set_rebalancing(const RebalanceStats& stats) {
-  const auto set = [](Counter& counter, int64_t value) {
-    counter.Increment(static_cast<double>(value) - counter.Value());
-  };
-  set(*series_->rebalances.at("switched"), stats.num_rebalances);
-  set(*series_->rebalances.at("skipped"), stats.num_skipped);
-  set(*series_->rebalances.at("failed"), stats.num_failed);
-  set(series_->switched_layers, stats.num_switched_layers);
-  set(series_->moved_experts, stats.num_moved_experts);
+  set(*series_->rebalances.at("switched"), static_cast<double>(stats.num_rebalances));
+  set(*series_->rebalances.at("skipped"), static_cast<double>(stats.num_skipped));
+  set(*series_->rebalances.at("failed"), static_cast<double>(stats.num_failed));
+  set(series_->switched_layers, static_cast<double>(stats.num_switched_layers));
+  set(series_->moved_experts, static_cast<double>(stats.num_moved_experts));
   series_->longest_pause.Set(stats.longest_pause_seconds);
   if (!stats.last || stats.last->num_layers == 0) return;
   const auto set_ratio = [&](const char* when, double value) {
@@ -223,7 +242,7 @@ void Metrics::set_rebalancing(const RebalanceStats& stats) {
   };
   set_ratio("before", stats.last->max_over_mean_before);
   set_ratio("predicted", stats.last->max_over_mean_predicted);
-  set_ratio("measured", stats.last->max_over_mean_measured.value_or(kNotYet));
+  set_ratio("measured", stats.last->max_over_mean_measured.value_or(kNoValue));
 }
 
 void Metrics::observe_step(const StepPlan& plan, const StepResult& result, double seconds) {
@@ -252,13 +271,16 @@ void Metrics::observe_step(const StepPlan& plan, const StepResult& result, doubl
   add_load("home", static_cast<double>(summary.home_load));
   if (!series_->per_layer) return;
   const StepBalance& balance = result.balance;
+  series_->num_ranks_seen = std::max(series_->num_ranks_seen, balance.num_ranks);
   for (int l = 0; l < balance.num_layers; ++l) {
-    for (int r = 0; r < balance.num_ranks; ++r) {
+    for (int r = 0; r < series_->num_ranks_seen; ++r) {
+      const bool lives = r < balance.num_ranks;
       series_
           ->gauge("plimsoll_rank_load",
                   "Load of a rank at a layer in the last step; with --expert-metrics-per-layer.",
                   {{"layer", std::to_string(l)}, {"rank", std::to_string(r)}})
-          .Set(static_cast<double>(balance.total_load[l * balance.num_ranks + r]));
+          .Set(lives ? static_cast<double>(balance.total_load[l * balance.num_ranks + r])
+                     : kNoValue);
     }
   }
 }

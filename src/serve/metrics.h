@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 
+#include "engine/elastic_stats.h"
 #include "engine/rebalancer.h"
 #include "engine/request.h"
 #include "engine/scheduler.h"
@@ -30,6 +31,8 @@ class Metrics {
   void observe_first_token(double seconds, int64_t num_prompt_tokens);
   void observe_inter_token(double seconds);
   void observe_request(double seconds);
+  void set_living_ranks(int num_ranks);
+  void set_elastic(const ElasticStats& stats);
   void set_rebalancing(const RebalanceStats& stats);
   // Of prompts handed from a prefill server to a decode server, at either end.
   void set_hand_overs(int num_in_flight);

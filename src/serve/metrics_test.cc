@@ -56,7 +56,8 @@ std::string unit_of(const std::string& name) {
       {"requests", "requests"}, {"preemptions", "requests"},
       {"steps", "steps"},       {"rebalances", "rebalances"},
       {"layers", "layers"},     {"experts", "experts"},
-      {"overs", "prompts"}};
+      {"overs", "prompts"},     {"ranks", "ranks"},
+      {"restarts", "restarts"}};
   std::istringstream words(name);
   std::string unit = "?";
   for (std::string word; std::getline(words, word, '_');) {

@@ -153,6 +153,7 @@ void Server::serve(std::unique_ptr<Engine> engine, Tokenizer tokenizer) {
 
 void Server::after_step(Engine& engine) {
   balance_.add(engine);
+  metrics_.set_elastic(engine.elastic());
   if (engine.rebalancer()) metrics_.set_rebalancing(engine.rebalancer()->stats());
   for (const std::string& line : engine.take_news()) {
     if (options_.log) options_.log(line);
@@ -231,6 +232,7 @@ void Server::version(const HttpRequest&, const std::shared_ptr<HttpReply>& reply
 }
 
 void Server::metrics(const HttpRequest&, const std::shared_ptr<HttpReply>& reply) {
+  if (ready_) metrics_.set_living_ranks(loop_->num_living_ranks());
   reply->send(200, "text/plain; version=0.0.4; charset=utf-8", metrics_.text());
 }
 
@@ -324,7 +326,7 @@ void Server::expert_balance(const HttpRequest& request, const std::shared_ptr<Ht
     num_steps = std::stoul(text);
   }
   Json answer = balance_.to_json(num_steps);
-  answer["ep_size"] = loop_->setup().limits.num_ranks;
+  answer["ep_size"] = balance_.placement().num_ranks;
   answer["placement"] = loop_->setup().placement_source;
   answer["rebalancing"] = balance_.rebalancing();
   answer["waterfill"] = loop_->setup().moe.route.waterfill;
