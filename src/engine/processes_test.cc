@@ -110,7 +110,9 @@ class EngineJob {
     on_all_processes(job_, [&](ProcessMesh& mesh) {
       EngineOptions options = options_;
       options.mesh = &mesh;
-      if (mesh.process() > 0 && !followers_model.empty()) options.model_dir = followers_model;
+      if (mesh.process() == 1 && !first_followers_model.empty()) {
+        options.model_dir = first_followers_model;
+      }
       auto engine = Engine::create(options);
       ASSERT_TRUE(engine.ok()) << engine.error().message;
       meshes_[mesh.process()] = &mesh;
@@ -133,7 +135,7 @@ class EngineJob {
     }
   }
 
-  std::string followers_model;  // another folder than that of process 0
+  std::string first_followers_model;  // process 1's: another folder than the others use
 
  private:
   const Job job_;
@@ -151,19 +153,21 @@ std::vector<int32_t> random_slots(const Placement& placement, std::minstd_rand& 
   return slots;
 }
 
-// A copy of a model folder in which some routed experts of one layer hold no numbers.
-std::string with_broken_experts(const std::string& model_dir, const std::string& prefix) {
-  const std::filesystem::path copy = ::testing::TempDir() + "/broken_experts";
+// A copy of a model folder in which some routed experts of layer 1 hold no numbers.
+std::string with_broken_experts(const std::string& model_dir, std::initializer_list<int> experts) {
+  const std::string test = ::testing::UnitTest::GetInstance()->current_test_info()->name();
+  const std::filesystem::path copy = ::testing::TempDir() + "/" + test;
   std::filesystem::remove_all(copy);
   std::filesystem::copy(model_dir, copy);
   const auto file = MappedFile::open(model_dir + "/model.safetensors");
   EXPECT_TRUE(file.ok());
+  const auto tensors = parse_safetensors(file->bytes());
   std::fstream out(copy / "model.safetensors", std::ios::in | std::ios::out | std::ios::binary);
-  const auto header = parse_safetensors(file->bytes());
-  for (const auto& [name, tensor] : *header) {
-    if (!name.starts_with(prefix) || !name.ends_with(".weight")) continue;
-    out.seekp(tensor.bytes.data() - file->bytes().data());
-    out << std::string(tensor.bytes.size(), '\xff');
+  for (int e : experts) {
+    const std::string name = "layers.1.ffn.experts." + std::to_string(e) + ".w1.weight";
+    const TensorView& weight = tensors->at(name);
+    out.seekp(weight.bytes.data() - file->bytes().data());
+    out << std::string(weight.bytes.size(), '\xff');
   }
   return copy.string();
 }
@@ -171,7 +175,7 @@ std::string with_broken_experts(const std::string& model_dir, const std::string&
 TEST(Processes, KeepThePlacementWhereAnExpertCannotBeLoaded) {
   EngineOptions options = tiny_options();
   EngineJob job({{"a", "a"}, 1}, options);
-  job.followers_model = with_broken_experts(options.model_dir, "layers.1.ffn.experts.0.");
+  job.first_followers_model = with_broken_experts(options.model_dir, {0});
   const std::vector<Request> requests = make_requests(4, 10);
   Answers answers;
   job.run([&](Engine& engine) {
@@ -323,6 +327,27 @@ TEST(Elastic, RecordsOnAndRebalancesOn) {
   options.enable_eplb = true;
   options.eplb_rebalance_num_iterations = 2;
   check_deaths({{"a", "a", "b"}, 2}, options, {{3, 1, true}, {10, 2, true}});
+}
+
+// Process 2 held experts 6 and 7, of which process 1 would have to take one.
+TEST(Elastic, LeavesBehindAProcessThatCannotReadExperts) {
+  const std::vector<Request> requests = make_requests(6, 20);
+  EngineOptions options = tiny_options();
+  options.ep_num_redundant_experts = 1;
+  options.elastic = true;
+  EngineJob job({{"a", "a", "a"}, 1}, options);
+  job.first_followers_model = with_broken_experts(options.model_dir, {6, 7});
+  Answers answers;
+  job.run([&](Engine& engine) {
+    answers = answer_all(engine, requests, [&](int64_t step) {
+      if (step == 3) job.kill(2);
+    });
+    EXPECT_EQ(engine.num_living_ranks(), 1);
+    std::string news;
+    for (const std::string& line : engine.take_news()) news += line + "\n";
+    EXPECT_NE(news.find(" cannot go on: "), std::string::npos) << news;
+  });
+  EXPECT_TRUE(answers == alone(requests));
 }
 
 TEST(Elastic, StopsWhereItWasNotAskedFor) {
