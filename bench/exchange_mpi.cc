@@ -182,7 +182,8 @@ double flag_round_trip_us() {
 template <typename Exchange>
 void round_trip(Exchange& exchange, const DispatchInput& input, ExpertWork& work) {
   std::vector<const float*> results(input.targets.size());
-  require(exchange.dispatch(input, work));
+  require(exchange.dispatch(input));
+  require(exchange.receive(work));
   const float* last = nullptr;
   for (const ExpertRow& row : work.rows) {  // several experts may share a row
     if (row.row != last) read_all(row.row, kRowBytes);

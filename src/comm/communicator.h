@@ -32,7 +32,14 @@ class Communicator {
   virtual Status all_gather(std::span<const int32_t> mine, std::span<int32_t> all) = 0;
 
   // Sends outgoing[r] to rank r, itself included, and sets incoming[r] to what rank r sent here.
-  virtual Status all_to_all(std::span<const Bytes> outgoing, std::span<Bytes> incoming) = 0;
+  Status all_to_all(std::span<const Bytes> outgoing, std::span<Bytes> incoming) {
+    const Status begun = begin_all_to_all(outgoing);
+    return begun.ok() ? finish_all_to_all(incoming) : begun;
+  }
+  // Its halves, for what can be computed while bytes travel and slower ranks arrive. No other
+  // collective may come between them.
+  virtual Status begin_all_to_all(std::span<const Bytes> outgoing) = 0;
+  virtual Status finish_all_to_all(std::span<Bytes> incoming) = 0;
 
   // Memory, not initialised, from which all_to_all sends without another copy to ranks that could
   // share it. Bytes from elsewhere may be copied once on their way.

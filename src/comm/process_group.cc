@@ -57,12 +57,16 @@ class ProcessCommunicator final : public Communicator {
     return ok_status();
   }
 
-  Status all_to_all(std::span<const Bytes> outgoing, std::span<Bytes> incoming) override {
+  Status begin_all_to_all(std::span<const Bytes> outgoing) override {
     // Who has not returned well from a collective must not arrive at the next: others count on it.
     if (Status status = group_.check(); !status.ok()) return status;
     const uint32_t number = num_collectives_++;
     send_far(number, outgoing);
-    if (Status status = publish(number, outgoing); !status.ok()) return status;
+    return publish(number, outgoing);
+  }
+
+  Status finish_all_to_all(std::span<Bytes> incoming) override {
+    const uint32_t number = num_collectives_ - 1;
     if (Status status = meet(number); !status.ok()) return status;
     for (int r = 0; r < num_ranks(); ++r) incoming[r] = message_from(number, r);
     return ok_status();

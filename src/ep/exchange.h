@@ -1,7 +1,10 @@
 // Dispatch and combine: tokens travel to the ranks that hold their experts, results travel home.
 //
 // Both modes of DeepEP, with the same face (see exchange_normal.h and exchange_low_latency.h):
-//   dispatch(input, work)  packs, exchanges, and lists the rows that arrived, by local expert slot
+//   dispatch(input)        packs, and sends the tokens on their way
+//   receive(work)          waits for those of all ranks, and lists the rows that arrived, by local
+//                          expert slot; what the rank computes in between costs no time while they
+//                          travel
 //   combine(results)       sends every output row back and tells where each token's rows now lie
 // In both a row's place depends only on the source rank and the token's index, never on timing.
 #pragma once

@@ -52,7 +52,7 @@ void LowLatencyExchange::find_positions(const DispatchInput& input) {
   }
 }
 
-Status LowLatencyExchange::dispatch(const DispatchInput& input, ExpertWork& work) {
+Status LowLatencyExchange::dispatch(const DispatchInput& input) {
   if (input.num_tokens > capacity_) {
     return invalid_argument("a low-latency step has " + std::to_string(input.num_tokens) +
                             " tokens on one rank, but --max-dispatch-tokens-per-rank is " +
@@ -75,7 +75,11 @@ Status LowLatencyExchange::dispatch(const DispatchInput& input, ExpertWork& work
       }
     }
   }
-  if (Status status = comm_.all_to_all(sent_, received_); !status.ok()) return status;
+  return comm_.begin_all_to_all(sent_);
+}
+
+Status LowLatencyExchange::receive(ExpertWork& work) {
+  if (Status status = comm_.finish_all_to_all(received_); !status.ok()) return status;
   list_arrivals(work);
   return ok_status();
 }

@@ -16,7 +16,8 @@ class LowLatencyExchange {
   LowLatencyExchange(Communicator& comm, int num_slots, int capacity, int hidden_size);
 
   // At most `capacity` tokens; more is an error of the caller, which plans the steps.
-  Status dispatch(const DispatchInput& input, ExpertWork& work);
+  Status dispatch(const DispatchInput& input);
+  Status receive(ExpertWork& work);
   Status combine(std::span<const float*> results);  // as NormalExchange::combine
 
   const ExchangeTraffic& traffic() const { return traffic_; }

@@ -22,16 +22,18 @@ NormalExchange::NormalExchange(Communicator& comm, int num_slots, bool broadcast
       received_(comm.num_ranks()),
       outputs_(comm.num_ranks()) {}
 
-Status NormalExchange::dispatch(const DispatchInput& input, ExpertWork& work) {
+Status NormalExchange::dispatch(const DispatchInput& input) {
   // Header, entries and rows follow each other without padding.
   static_assert(sizeof(Header) % alignof(float) == 0 && sizeof(Entry) % alignof(float) == 0);
   hidden_size_ = input.hidden_size;
   measure(input);
   pack(input);
-  if (Status status = comm_.all_to_all(sent_, received_); !status.ok()) {
-    return status;
-  }
-  list_arrivals(input.hidden_size, work);
+  return comm_.begin_all_to_all(sent_);
+}
+
+Status NormalExchange::receive(ExpertWork& work) {
+  if (Status status = comm_.finish_all_to_all(received_); !status.ok()) return status;
+  list_arrivals(hidden_size_, work);
   return ok_status();
 }
 

@@ -13,7 +13,8 @@ class NormalExchange {
   // without an expert-parallel all-to-all does (`--moe-a2a-backend none`).
   NormalExchange(Communicator& comm, int num_slots, bool broadcast);
 
-  Status dispatch(const DispatchInput& input, ExpertWork& work);
+  Status dispatch(const DispatchInput& input);
+  Status receive(ExpertWork& work);
   // results[token, column]: the output row of that target, null for an inactive one. The rows can
   // be read until the next collective.
   Status combine(std::span<const float*> results);

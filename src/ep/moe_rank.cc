@@ -97,9 +97,14 @@ Status MoeRank::exchange(int layer_idx, const MoeTokens& tokens, Exchange& excha
                             .rows = tokens.rows,
                             .weights = weights_,
                             .targets = targets_};
-  if (Status status = exchange.dispatch(input, work_); !status.ok()) return status;
+  if (Status status = exchange.dispatch(input); !status.ok()) return status;
   watch.lap(seconds_.dispatch);
-  compute_all(layer_idx, tokens);
+  // Rows travel meanwhile.
+  if (!options_.route.waterfill) compute_shared_at_home(layer_idx, tokens);
+  watch.lap(seconds_.experts);
+  if (Status status = exchange.receive(work_); !status.ok()) return status;
+  watch.lap(seconds_.dispatch);
+  compute_experts(layer_idx);
   watch.lap(seconds_.experts);
   results_.resize(targets_.size());
   if (Status status = exchange.combine(results_); !status.ok()) return status;
@@ -109,34 +114,25 @@ Status MoeRank::exchange(int layer_idx, const MoeTokens& tokens, Exchange& excha
   return ok_status();
 }
 
-void MoeRank::compute_all(int layer_idx, const MoeTokens& tokens) {
-  auto num_tokens = static_cast<int64_t>(work_.rows.size());
-  int64_t num_experts = 0;
-  for (size_t s = 0; s + 1 < work_.first.size(); ++s) {
-    num_experts += work_.first[s + 1] > work_.first[s];
-  }
-  const double start = thread_cpu_seconds();
-  compute_experts(layer_idx);
-  if (!options_.route.waterfill) {
-    compute_shared_at_home(layer_idx, tokens);
-    num_tokens += tokens.num_tokens;
-    num_experts += tokens.num_tokens > 0;
-  }
-  expert_times_.add(num_experts, num_tokens, thread_cpu_seconds() - start);
-}
-
 void MoeRank::compute_experts(int layer_idx) {
+  const double start = thread_cpu_seconds();
+  int64_t num_experts = 0;
   const int slots_per_rank = layout_.placement.slots_per_rank();
   const auto slots =
       layout_.placement.layer(layer_idx).subspan(comm_.rank() * slots_per_rank, slots_per_rank);
   for (int s = 0; s <= slots_per_rank; ++s) {
     const auto rows = std::span<const ExpertRow>(work_.rows)
                           .subspan(work_.first[s], work_.first[s + 1] - work_.first[s]);
-    if (!rows.empty()) compute_(layer_idx, s < slots_per_rank ? slots[s] : kSharedExpert, rows);
+    if (rows.empty()) continue;
+    compute_(layer_idx, s < slots_per_rank ? slots[s] : kSharedExpert, rows);
+    ++num_experts;
   }
+  const auto num_tokens = static_cast<int64_t>(work_.rows.size());
+  expert_times_.add(num_experts, num_tokens, thread_cpu_seconds() - start);
 }
 
 void MoeRank::compute_shared_at_home(int layer_idx, const MoeTokens& tokens) {
+  const double start = thread_cpu_seconds();
   shared_at_home_.resize(static_cast<size_t>(tokens.num_tokens) * options_.hidden_size);
   work_.rows.resize(tokens.num_tokens);
   for (int t = 0; t < tokens.num_tokens; ++t) {
@@ -144,6 +140,7 @@ void MoeRank::compute_shared_at_home(int layer_idx, const MoeTokens& tokens) {
     work_.rows[t] = {tokens.rows + offset, 1, shared_at_home_.data() + offset};
   }
   if (tokens.num_tokens > 0) compute_(layer_idx, kSharedExpert, work_.rows);
+  expert_times_.add(1, tokens.num_tokens, thread_cpu_seconds() - start);
 }
 
 void MoeRank::sum_results(int num_tokens, float* out) const {

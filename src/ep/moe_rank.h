@@ -81,7 +81,6 @@ class MoeRank {
   void set_targets(const MoeTokens& tokens);
   template <typename Exchange>
   Status exchange(int layer_idx, const MoeTokens& tokens, Exchange& exchange, float* out);
-  void compute_all(int layer_idx, const MoeTokens& tokens);
   void compute_experts(int layer_idx);
   void compute_shared_at_home(int layer_idx, const MoeTokens& tokens);
   void sum_results(int num_tokens, float* out) const;
