@@ -99,9 +99,9 @@ TEST(Exchange, LargeBatchesArriveWhole) {
                                  .hidden_size = kWide,
                                  .rows = rows.data(),
                                  .weights = weights,
-                                 .targets = targets},
-                                work)
+                                 .targets = targets})
                       .ok());
+      ASSERT_TRUE(exchange.receive(work).ok());
       std::vector<float> sent(rows.size());
       std::iota(sent.begin(), sent.end(), static_cast<float>(1 - r));
       ASSERT_EQ(work.rows.size(), static_cast<size_t>(kTokens));

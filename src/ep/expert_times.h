@@ -7,8 +7,8 @@
 namespace plimsoll {
 
 // Sums over samples, one for each time that a rank computed its experts of a layer, and one for its
-// shared expert where that is apart. Divided by the tokens the model is a line: time per token = a
-// * experts per token + b. Steps of many and of few tokens then count alike.
+// shared expert where that is apart. Divided by the tokens the model is a line:
+// time per token = a * experts per token + b. Steps of many and of few tokens then count alike.
 struct ExpertTimes {
   int64_t num_samples = 0;
   double sum_x = 0, sum_y = 0;  // experts per token; ns per token
