@@ -223,19 +223,20 @@ void ProcessMesh::serve() {
   while (true) {
     fds.assign(1, {.fd = wake_fd_, .events = POLLIN});
     peers.assign(1, nullptr);
-    bool any_waits = false;
     for (const auto& peer : peers_) {
       if (peer->fd < 0 || peer->dead) continue;
       const std::lock_guard lock(peer->mutex);
       const bool waits = !peer->queue.empty();
-      any_waits = any_waits || waits;
+      if (stopping_ && !waits) shutdown(peer->fd, SHUT_WR);
       fds.push_back({.fd = peer->fd, .events = static_cast<short>(POLLIN | (waits ? POLLOUT : 0))});
       peers.push_back(peer.get());
     }
     const double now = now_seconds();
     if (stopping_) {
       if (stop_at == 0) stop_at = now + kGoodbyeSeconds;
-      if (!any_waits || now >= stop_at) return;
+      // Until the others have hung up: a connection that is closed with bytes unread is reset, and
+      // takes with it what it has sent.
+      if (peers.size() == 1 || now >= stop_at) return;
     }
     poll(fds.data(), fds.size(), std::max(1, static_cast<int>(heartbeat_seconds * 500)));
     uint64_t wakes = 0;
@@ -258,7 +259,7 @@ void ProcessMesh::serve() {
     for (size_t i = 1; i < peers.size(); ++i) {
       Peer& peer = *peers[i];
       if (was_away) peer.last_heard = after;
-      if (beat) enqueue(peer, {.header = header_of(Kind::kHeartbeat, 0)});
+      if (beat && !stopping_) enqueue(peer, {.header = header_of(Kind::kHeartbeat, 0)});
       if (after - peer.last_heard > options_.timeout_seconds) {
         declare_dead(peer, "has not been heard of for " +
                                std::to_string(static_cast<int>(options_.timeout_seconds)) +

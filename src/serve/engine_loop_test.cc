@@ -69,6 +69,7 @@ TEST_F(EngineLoopTest, DrainLosesNoRequestThatCameJustBefore) {
              }).ok()) {
         ++num_taken;
         any = true;
+        any.notify_one();
         std::this_thread::yield();
       }
     });
