@@ -203,9 +203,9 @@ typedef enum plimsoll_waterfill {
 } plimsoll_waterfill;
 
 typedef struct plimsoll_route_options {
-  plimsoll_dispatch dispatch;
-  plimsoll_objective objective;
-  plimsoll_waterfill waterfill;
+  int32_t dispatch;           /* plimsoll_dispatch */
+  int32_t objective;          /* plimsoll_objective */
+  int32_t waterfill;          /* plimsoll_waterfill */
   int32_t num_shared_experts; /* 0: none */
   int32_t shared_cost_num;    /* of a shared expert in units of a routed one: num / den */
   int32_t shared_cost_den;

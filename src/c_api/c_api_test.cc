@@ -202,7 +202,7 @@ TEST(CApi, RefusalsHaveACodeAndAMessage) {
   plimsoll_router* router = nullptr;
   expect(plimsoll_router_create(placement, 1, &options, &router), PLIMSOLL_INVALID_ARGUMENT,
          "layer 1");
-  options.dispatch = static_cast<plimsoll_dispatch>(7);
+  options.dispatch = 7;
   expect(plimsoll_router_create(placement, 0, &options, &router), PLIMSOLL_INVALID_ARGUMENT,
          "enums");
   plimsoll_route_options_init(&options);

@@ -23,9 +23,10 @@ plimsoll_routing routing_of(const RoutePlan& plan) {
 }
 
 Result<RouteOptions> cpp_options(const plimsoll_route_options& c, int num_ranks) {
-  if (c.dispatch < PLIMSOLL_DISPATCH_EXACT || c.dispatch > PLIMSOLL_DISPATCH_DYNAMIC ||
-      c.objective < PLIMSOLL_OBJECTIVE_TOKENS || c.objective > PLIMSOLL_OBJECTIVE_TIME ||
-      c.waterfill < PLIMSOLL_WATERFILL_OFF || c.waterfill > PLIMSOLL_WATERFILL_SGLANG_GLOBAL) {
+  const auto is_up_to = [](int32_t value, int last) { return value >= 0 && value <= last; };
+  if (!is_up_to(c.dispatch, PLIMSOLL_DISPATCH_DYNAMIC) ||
+      !is_up_to(c.objective, PLIMSOLL_OBJECTIVE_TIME) ||
+      !is_up_to(c.waterfill, PLIMSOLL_WATERFILL_SGLANG_GLOBAL)) {
     return invalid_argument("dispatch, objective and waterfill must be values of their enums");
   }
   RouteOptions options;

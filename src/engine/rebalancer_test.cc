@@ -182,7 +182,7 @@ TEST_F(RebalancerTest, ForgetsATurnThatMeansNothingAnyMore) {
   rebalancer->abandon_turn();
   step_until_turn_ends(*rebalancer, 0);  // the next
   EXPECT_EQ(rebalancer->stats().num_rebalances, 1);
-  EXPECT_EQ(rebalancer->stats().last->num_steps, options_.num_iterations);
+  EXPECT_GE(rebalancer->stats().last->num_steps, options_.num_iterations);
 }
 
 TEST_F(RebalancerTest, KeepsThePlacementWherePlanningFails) {
