@@ -56,15 +56,13 @@ __device__ inline uint32_t preference(
   return quota == 0 ? kNoOffer : value;
 }
 
-// The arc that serves occurrence `number` of an item, found by halving; most: the power of two that
-// is at most the number of copies there can be.
-__device__ inline int serving_arc(
-    const Tables& t, const Scratch& s, int item, int number, int most) {
+// The arc that serves occurrence `number` of an item, found by halving.
+__device__ inline int serving_arc(const Tables& t, const Scratch& s, int item, int number) {
   const int begin = t.item_begin[item];
   const int last = t.item_begin[item + 1] - 1;
   int arc = begin;
 #pragma unroll 1
-  for (int step = most; step > 0; step /= 2) {
+  for (int step = 1 << (31 - __clz((last - begin) | 1)); step > 0; step /= 2) {
     const int next = arc + step;
     if (next <= last && s.quota_end[next - 1] <= number) arc = next;
   }
@@ -91,7 +89,6 @@ __device__ void assign_routed(const Block& b,
   }
   __syncwarp();
   const auto warp_first = s.warp_count.from(b.warp * b.shape.max_items());
-  const int most = 1 << (31 - __clz(b.shape.num_ranks));
   const int end = tokens.end * tokens.k;
 #pragma unroll 2
   for (int i = tokens.begin * tokens.k + b.lane; i < end; i += 32) {
@@ -104,7 +101,7 @@ __device__ void assign_routed(const Block& b,
       slot = t.expert_slot[expert];
       if (item != kNone) {
         const int number = s.column[expert].first + warp_first[item] + number_of(choice);
-        slot = t.arc_slot[serving_arc(t, s, item, number, most)];
+        slot = t.arc_slot[serving_arc(t, s, item, number)];
       }
     }
     tokens.out[i + token * tokens.m] = slot;

@@ -47,7 +47,7 @@ class FreeWays {
     for (;;) {
       const Set excess = ranks_where([](int over) { return over > 0; });
       if (excess == 0) return has_pushed;
-      const Set sources = label() & excess;
+      const Set sources = label(excess) & excess;
       if (sources == 0) return has_pushed;
       has_pushed = true;
 #pragma unroll 1
@@ -76,6 +76,8 @@ class FreeWays {
 
  private:
   static constexpr int kFar = 255;
+  static constexpr int kNowhere = -1;
+  static constexpr int kHasRoom = 1 << 8;
 
   __device__ static int lowest(Set set) {
     if constexpr (kWords == 1) {
@@ -112,33 +114,41 @@ class FreeWays {
       value =
           (over_[0] & -static_cast<int>(rank < 32)) | (over_[1] & -static_cast<int>(rank >= 32));
     }
-    return __shfl_sync(kFullWarp, value, rank % 32);
+    return __shfl_sync(kFullWarp, value, rank & 31);
   }
 
-  // Hops to a rank with room, of every rank and item that reaches one; returns those ranks.
-  __device__ Set label() {
+  // Hops to a rank with room, of ranks and items that reach one, until all wanted ranks are among
+  // them; returns those ranks.
+  __device__ Set label(Set wanted) {
     Set met = ranks_where([](int over) { return over < 0; });
     Set seen = met;
-    dead_ = 0;
+    int rank_label[kArcs], item_label[kArcs];
 #pragma unroll
     for (int j = 0; j < kArcs; ++j) {
-      rank_label_[j] = has(met, rank_[j]) ? 0 : kFar;
-      item_label_[j] = kFar;
+      rank_label[j] = has(met, rank_[j]) ? 0 : kFar;
+      item_label[j] = kFar;
     }
 #pragma unroll 1
-    for (int hops = 0; met != 0; ++hops) {
+    for (int hops = 0; met != 0 && (wanted & ~seen) != 0; ++hops) {
       Set reaching = 0;
 #pragma unroll
       for (int j = 0; j < kArcs; ++j) {
-        if (item_label_[j] == kFar && (ranks_[j] & met) != 0) item_label_[j] = hops;
-        if (item_label_[j] == hops && free_[j] > 0) reaching |= set_of(rank_[j]);
+        if (item_label[j] == kFar && (ranks_[j] & met) != 0) item_label[j] = hops;
+        if (item_label[j] == hops && free_[j] > 0) reaching |= set_of(rank_[j]);
       }
       met = united(reaching) & ~seen;
       seen |= met;
 #pragma unroll
       for (int j = 0; j < kArcs; ++j) {
-        if (has(met, rank_[j])) rank_label_[j] = hops + 1;
+        if (has(met, rank_[j])) rank_label[j] = hops + 1;
       }
+    }
+#pragma unroll
+    for (int j = 0; j < kArcs; ++j) {
+      const bool leads_out = free_[j] > 0 && item_label[j] == rank_label[j] - 1;
+      out_of_[j] = leads_out ? rank_[j] : kNowhere;
+      in_from_[j] = item_label[j] == rank_label[j] ? item_[j] : kNowhere;
+      end_[j] = rank_[j] | (rank_label[j] == 0 ? kHasRoom : 0);
     }
     return seen;
   }
@@ -158,74 +168,75 @@ class FreeWays {
   __device__ int at(const int (&values)[kArcs], int arc) const {
     int value = 0;  // masked: a choice among the values would put them all in memory
 #pragma unroll
-    for (int j = 0; j < kArcs; ++j) value |= values[j] & -static_cast<int>(arc / 32 == j);
-    return __shfl_sync(kFullWarp, value, arc % 32);
+    for (int j = 0; j < kArcs; ++j) value |= values[j] & -static_cast<int>(arc >> 5 == j);
+    return __shfl_sync(kFullWarp, value, arc & 31);
+  }
+
+  // No unit enters a rank any more that leads nowhere.
+  __device__ void close(int rank) {
+#pragma unroll
+    for (int j = 0; j < kArcs; ++j) {
+      if (rank_[j] == rank) in_from_[j] = kNowhere;
+    }
+  }
+  // This lane's bit of an arc in a set of its arcs.
+  __device__ unsigned bit_of(int arc) const {
+    return static_cast<unsigned>((arc & 31) == lane_) << (arc >> 5);
   }
 
   // One path from the rank with excess, by the lowest arcs that still lead to room; false if there
-  // is none any more. What turns out to lead nowhere is dead for the others too.
+  // is none any more. What turns out to lead nowhere does so for the others too.
   __device__ bool push_path(int start) {
-    bool is_out[kArcs] = {};
-    bool is_in[kArcs] = {};
+    unsigned outs = 0;  // arcs of this lane
+    unsigned ins = 0;
     int rank = start;
     for (;;) {
-      const int out = lowest_arc([&](int j) {
-        return rank_[j] == rank && free_[j] > 0 && item_label_[j] == rank_label_[j] - 1;
-      });
+      const int out = lowest_arc([&](int j) { return out_of_[j] == rank; });
       if (out < 0) {
-        dead_ |= set_of(rank);
+        close(rank);
         if (rank == start) return false;
         rank = start;
-#pragma unroll
-        for (int j = 0; j < kArcs; ++j) is_out[j] = is_in[j] = false;
+        outs = ins = 0;
         continue;
       }
       const int item = at(item_, out);
-      const int in = lowest_arc([&](int j) {
-        return item_[j] == item && rank_label_[j] == item_label_[j] && !has(dead_, rank_[j]);
-      });
+      const int in = lowest_arc([&](int j) { return in_from_[j] == item; });
       if (in < 0) {
 #pragma unroll
         for (int j = 0; j < kArcs; ++j) {
-          if (item_[j] == item) item_label_[j] = kFar + 1;
+          if (item_[j] == item) out_of_[j] = kNowhere;
         }
         continue;
       }
-      const int next = at(rank_, in);
-      const bool has_room = at(rank_label_, in) == 0;
-#pragma unroll
-      for (int j = 0; j < kArcs; ++j) {
-        is_out[j] |= 32 * j + lane_ == out;
-        is_in[j] |= 32 * j + lane_ == in;
-      }
-      rank = next;
-      if (has_room) break;
+      const int end = at(end_, in);
+      outs |= bit_of(out);
+      ins |= bit_of(in);
+      rank = end & ~kHasRoom;
+      if (end != rank) break;
     }
-    move_units(start, rank, is_out, is_in);
+    move_units(start, rank, outs, ins);
     return true;
   }
 
-  __device__ void move_units(int start,
-                             int end,
-                             const bool (&is_out)[kArcs],
-                             const bool (&is_in)[kArcs]) {
+  __device__ void move_units(int start, int end, unsigned outs, unsigned ins) {
     const int room = -over(end);
     int units = min(over(start), room);
 #pragma unroll
     for (int j = 0; j < kArcs; ++j) {
-      if (is_out[j]) units = min(units, free_[j]);
+      if (outs >> j & 1) units = min(units, free_[j]);
     }
     units = __reduce_min_sync(kFullWarp, units);
 #pragma unroll
     for (int j = 0; j < kArcs; ++j) {
-      free_[j] += (is_in[j] ? units : 0) - (is_out[j] ? units : 0);
+      free_[j] += (ins >> j & 1 ? units : 0) - (outs >> j & 1 ? units : 0);
+      if (free_[j] == 0) out_of_[j] = kNowhere;
     }
 #pragma unroll
     for (int w = 0; w < kWords; ++w) {
       const int r = 32 * w + lane_;
       over_[w] += (r == end ? units : 0) - (r == start ? units : 0);
     }
-    if (units == room) dead_ |= set_of(end);
+    if (units == room) close(end);
   }
 
   const int lane_;
@@ -234,8 +245,10 @@ class FreeWays {
   int free_[kArcs];  // units away from home
   int rank_[kArcs], item_[kArcs];
   Set ranks_[kArcs];  // of its item
-  int rank_label_[kArcs], item_label_[kArcs];
-  Set dead_;  // ranks that lead nowhere any more
+  // Ways by which units come nearer to room, once labelled.
+  int out_of_[kArcs];   // its rank, if units may leave that for its item
+  int in_from_[kArcs];  // its item, if units may enter its rank
+  int end_[kArcs];      // its rank, marked if that has room
 };
 
 template <int kWords, int kArcs>

@@ -74,15 +74,12 @@ struct Scratch {
   SharedArray<int32_t> local;           // [max_arcs]
   SharedArray<int32_t> amount;          // [max_arcs]
   SharedArray<int32_t> quota_end;       // [max_arcs], of this source: the end of an arc's numbers
-  SharedArray<uint32_t> height;         // [max_arcs], see spread.cuh
-  SharedArray<uint32_t> surface;        // [max_items]
   SharedArray<int32_t> item_home;       // [max_items], units that are at home
   SharedArray<int32_t> item_label;      // [max_items]
   SharedArray<int32_t> item_next;       // [max_items], arc
   SharedArray<int32_t> fixed_load;      // [num_ranks], of experts with one rank
   SharedArray<int32_t> home_load;       // [num_ranks], units of items at home there
   SharedArray<int32_t> share_load;      // [num_ranks], if items lay in equal shares
-  SharedArray<int32_t> base_load;       // [num_ranks], load that is no copy's, in the start
   SharedArray<int32_t> target;          // [num_ranks], what the start aims at
   SharedArray<int32_t> potential;       // [num_ranks]
   SharedArray<int32_t> surplus_before;  // [num_ranks + 1], of lower places
@@ -122,16 +119,13 @@ struct Memory {
     take(s.warp_offers, kWarps * ranks);
     take(s.block_offers, shape.offer_row_size());
     for (auto* few : {&s.warp_active, &s.block_active, &s.bound, &s.step}) take(*few, kWarps);
-    for (auto* list :
-         {&s.offers_before, &s.tokens, &s.base_load, &s.target, &s.potential, &s.home_cost, &s.load,
-          &s.capacity, &s.rank_label, &s.rank_next, &s.left_end}) {
+    for (auto* list : {&s.offers_before, &s.tokens, &s.target, &s.potential, &s.home_cost, &s.load,
+                       &s.capacity, &s.rank_label, &s.rank_next, &s.left_end}) {
       take(*list, ranks);
     }
     for (auto* list : {&s.surplus_before, &s.away_begin}) take(*list, ranks + 1);
     take(s.path, 2 * ranks);
     for (auto* list : {&s.local, &s.amount, &s.quota_end}) take(*list, arcs);
-    take(s.height, arcs);
-    take(s.surface, items);
     for (auto* list : {&s.item_label, &s.item_next}) take(*list, items);
     cleared_at = num_bytes;
     take(s.block_count, kSlices * shape.slice_size());

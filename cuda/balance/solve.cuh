@@ -60,8 +60,10 @@ __device__ inline void raise_bound(const Block& b, const Scratch& s) {
 // By all: the shared experts back home, under the raised bound.
 __device__ inline void start_again(const Block& b, const Scratch& s) {
   for (int r = b.thread; r < b.shape.num_ranks; r += kThreads) {
-    if (b.shape.shared_is_item) s.amount[r] = s.local[r];
-    s.load[r] = s.base_load[r];
+    if (b.shape.shared_is_item) {
+      s.load[r] += s.local[r] - s.amount[r];
+      s.amount[r] = s.local[r];
+    }
     s.capacity[r] = s.bound[0] - s.home_cost[r];
   }
   __syncthreads();

@@ -47,12 +47,11 @@ __device__ inline void sum_ranks(const Block& b,
       s.local[a] = local;
     }
     int share = local;
-    if (expert == kNone) {
-      s.amount[a] = local;
-    } else {
+    if (expert != kNone) {
       share = equal_share(t, s, a, item);
       atomicAdd(&s.item_home[item], local);
     }
+    s.amount[a] = share;
     atomicAdd(&s.home_load[r], local);
     atomicAdd(&s.share_load[r], share);
   }
@@ -84,7 +83,6 @@ __device__ inline void set_bound(const Block& b, const Scratch& s, Divisor per_r
     s.home_cost[r] = bound - capacity;
     s.capacity[r] = capacity;
     s.target[r] = max(fixed + s.home_load[r], capacity);
-    s.base_load[r] = fixed + (b.shape.shared_is_item ? shared : 0);
     s.load[r] = fixed + s.share_load[r];
     s.potential[r] = 0;
   }
@@ -124,90 +122,79 @@ __device__ inline void add_potentials(const Block& b, const Tables& t, const Scr
   __syncthreads();
 }
 
-inline constexpr int kArcLanes = 4;  // lanes working for one arc
-
-// The arcs of routed items, a few lanes each; f(arc, whether there is one, lane of the few). The
-// warps stay together.
-template <typename F>
-__device__ inline void for_each_arc(const Block& b, const Tables& t, F f) {
-  constexpr int kPerWarp = 32 / kArcLanes;
-#pragma unroll 1
-  for (int first = first_routed_arc(b) + b.warp * kPerWarp; first < t.num_arcs;
-       first += kWarps * kPerWarp) {
-    const int a = first + b.lane / kArcLanes;
-    f(min(a, t.num_arcs - 1), a < t.num_arcs, b.lane % kArcLanes);
-  }
-}
-
-// f(arc, height) for this lane's share of an item's arcs; a few loads are under way at a time.
-template <typename F>
-__device__ inline void for_each_height(const Scratch& s, int begin, int end, F f) {
-  constexpr int kFew = 4;
-#pragma unroll 1
-  for (int first = begin; first < end; first += kFew * kArcLanes) {
-    unsigned heights[kFew];
-#pragma unroll
-    for (int i = 0; i < kFew; ++i) {
-      const int q = first + i * kArcLanes;
-      heights[i] = q < end ? s.height[q] : UINT_MAX;
-    }
-#pragma unroll
-    for (int i = 0; i < kFew; ++i) f(first + i * kArcLanes, heights[i]);
-  }
-}
-
-// Pours the free units of every item over its ranks: the lowest take them, the odd ones go to the
-// first ranks. Sums up what the ranks hold.
+// Pours the free units of an item over its ranks, by one warp, kArcs of them a lane: the lowest
+// take them, the odd ones go to the first ranks. Keeps up what the ranks hold.
 //
 // A rank that is as high as h is reached if filling all ranks up to h takes no more than there is;
 // the surface is the lowest that any rank and those below it could be filled to.
-__device__ inline void pour_items(const Block& b, const Tables& t, const Scratch& s) {
+template <int kArcs>
+__device__ inline void pour(
+    const Block& b, const Tables& t, const Scratch& s, int begin, int num_arcs, unsigned num_free) {
   constexpr int kMost = static_cast<int>(kMaxHeight);
-#pragma unroll 1
-  for (int a = first_routed_arc(b) + b.thread; a < t.num_arcs; a += kThreads) {
-    s.height[a] = min(s.local[a], kMost) + s.potential[t.arc_rank[a]] + kMost;
+  constexpr int kFew = 4;  // heights that are under way from lane to lane at a time
+  unsigned height[kArcs], sum[kArcs], below[kArcs] = {};
+  int rank[kArcs], local[kArcs], amount[kArcs];
+#pragma unroll
+  for (int j = 0; j < kArcs; ++j) {
+    const bool is_arc = 32 * j + b.lane < num_arcs;
+    const int a = is_arc ? begin + 32 * j + b.lane : begin;
+    rank[j] = t.arc_rank[a];
+    local[j] = s.local[a];
+    amount[j] = s.amount[a];
+    height[j] = is_arc ? min(local[j], kMost) + s.potential[rank[j]] + kMost : UINT_MAX;
+    sum[j] = num_free;
   }
+#pragma unroll
+  for (int i = 0; i < kArcs; ++i) {
 #pragma unroll 1
-  for (int i = b.thread; i < t.num_items; i += kThreads) s.surface[i] = UINT_MAX;
-  for (int r = b.thread; r < b.shape.num_ranks; r += kThreads) s.load[r] = s.base_load[r];
-  __syncthreads();
-  const auto num_free = [&](int item) -> unsigned {
-    return s.column[t.item_expert[item]].total - s.item_home[item];
-  };
-  for_each_arc(b, t, [&](int a, bool is_arc, int lane) {
-    const int item = t.arc_item[a];
-    const unsigned height = s.height[a];
-    unsigned below = 0;
-    unsigned sum = 0;
-    for_each_height(s, t.item_begin[item] + lane, t.item_begin[item + 1], [&](int, unsigned h) {
-      below += h <= height;
-      sum += h <= height ? h : 0;
-    });
-    __syncwarp();
-    below = sum_of_group<kArcLanes>(below);
-    sum = sum_of_group<kArcLanes>(sum) + num_free(item);
-    if (is_arc && lane == 0) atomicMin(&s.surface[item], sum / below);
-  });
-  __syncthreads();
-  for_each_arc(b, t, [&](int a, bool is_arc, int lane) {
-    const int item = t.arc_item[a];
-    const unsigned surface = s.surface[item];
-    const unsigned height = s.height[a];
-    unsigned takers_before = 0;
-    unsigned filled = 0;
-    for_each_height(s, t.item_begin[item] + lane, t.item_begin[item + 1], [&](int q, unsigned h) {
-      filled += h <= surface ? surface - h : 0;
-      takers_before += h <= surface && q < a;
-    });
-    __syncwarp();
-    takers_before = sum_of_group<kArcLanes>(takers_before);
-    const unsigned odd = num_free(item) - sum_of_group<kArcLanes>(filled);
-    if (!is_arc || lane != 0) return;
-    const int taken = height <= surface ? surface - height + (takers_before < odd) : 0;
-    const int amount = s.local[a] + taken;
-    s.amount[a] = amount;
-    atomicAdd(&s.load[t.arc_rank[a]], amount);
-  });
+    for (int first = 0; first < min(num_arcs - 32 * i, 32); first += kFew) {
+#pragma unroll
+      for (int lane = first; lane < first + kFew; ++lane) {
+        const unsigned other = __shfl_sync(kFullWarp, height[i], lane);
+#pragma unroll
+        for (int j = 0; j < kArcs; ++j) {
+          below[j] += other <= height[j] ? 1 : 0;
+          sum[j] += other <= height[j] ? other : 0;
+        }
+      }
+    }
+  }
+  unsigned surface = UINT_MAX;
+#pragma unroll
+  for (int j = 0; j < kArcs; ++j) {
+    if (height[j] != UINT_MAX) surface = min(surface, sum[j] / below[j]);
+  }
+  surface = __reduce_min_sync(kFullWarp, surface);
+  unsigned filled = 0;
+#pragma unroll
+  for (int j = 0; j < kArcs; ++j) filled += height[j] <= surface ? surface - height[j] : 0;
+  unsigned odd = num_free - __reduce_add_sync(kFullWarp, filled);
+#pragma unroll
+  for (int j = 0; j < kArcs; ++j) {
+    const bool is_taker = height[j] <= surface;
+    const unsigned takers = __ballot_sync(kFullWarp, is_taker);
+    const unsigned before = __popc(takers & ((1u << b.lane) - 1));
+    const int taken = is_taker ? surface - height[j] + (before < odd ? 1 : 0) : 0;
+    odd -= min(odd, __popc(takers));
+    if (32 * j + b.lane < num_arcs) {
+      atomicAdd(&s.load[rank[j]], local[j] + taken - amount[j]);
+      s.amount[begin + 32 * j + b.lane] = local[j] + taken;
+    }
+  }
+}
+
+__device__ inline void pour_items(const Block& b, const Tables& t, const Scratch& s) {
+#pragma unroll 1
+  for (int i = first_routed_item(b) + b.warp; i < t.num_items; i += kWarps) {
+    const int begin = t.item_begin[i];
+    const int num_arcs = t.item_begin[i + 1] - begin;
+    const unsigned num_free = s.column[t.item_expert[i]].total - s.item_home[i];
+    if (num_arcs <= 32) {
+      pour<1>(b, t, s, begin, num_arcs, num_free);
+    } else {
+      pour<kMaxRanks / 32>(b, t, s, begin, num_arcs, num_free);
+    }
+  }
   __syncthreads();
 }
 
