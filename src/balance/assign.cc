@@ -164,7 +164,7 @@ Status assign(const RouteTables& t,
   if (Status status = assign_routed(t, source, topk_ids, w, physical_ids); !status.ok())
     return status;
   if (t.options.num_shared_experts == 0) return ok_status();
-  if (t.options.waterfill && !levels_shared(t.options)) {
+  if (draws_shared(t.options)) {
     sample_shared(t, plan, source, physical_ids, k, w, shared_ranks);
     return ok_status();
   }

@@ -12,6 +12,11 @@ inline bool levels_shared(const RouteOptions& options) {
   return options.waterfill && options.waterfill_rule == WaterfillRule::kLevel;
 }
 
+// Whether the tokens draw where it runs, in assign().
+inline bool draws_shared(const RouteOptions& options) {
+  return options.waterfill && !levels_shared(options);
+}
+
 // With the cost of a routed expert, the shared expert is one more item to level.
 inline bool shared_is_item(const RouteOptions& options) {
   return levels_shared(options) && options.num_shared_experts > 0 &&

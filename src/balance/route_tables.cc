@@ -34,9 +34,8 @@ Status validate(const RouteOptions& options, int num_ranks) {
       return invalid_argument("the time of an expert or a token is negative");
     }
   }
-  if (options.waterfill && options.waterfill_rule != WaterfillRule::kLevel &&
-      (options.num_shared_experts != 1 || !options.rank_cost.empty() ||
-       options.objective != RouteObjective::kTokens)) {
+  if (draws_shared(options) && (options.num_shared_experts != 1 || !options.rank_cost.empty() ||
+                                options.objective != RouteObjective::kTokens)) {
     return invalid_argument(
         "SGLang's waterfill knows one shared expert, the tokens objective and ranks that are "
         "alike; leave it out, or the others");

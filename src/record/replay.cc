@@ -9,6 +9,7 @@
 #include <optional>
 #include <thread>
 
+#include "balance/quotas.h"
 #include "balance/random.h"
 
 namespace plimsoll {
@@ -87,11 +88,6 @@ void add_samples(LayerRun& run) {
   s.num_remote_pairs += plan.num_messages;
 }
 
-// SGLang's rules leave it to the tokens where the shared expert goes.
-bool is_sampled(const RouteOptions& options) {
-  return options.waterfill && options.waterfill_rule != WaterfillRule::kLevel;
-}
-
 // The tokens of a batch, by their place in the trace; those of source rank s are the run
 // [s * size / num_ranks, (s + 1) * size / num_ranks).
 struct Batch {
@@ -168,7 +164,7 @@ class TraceLayer {
     shared_ranks_.resize(tokens.size() * num_shared);
     Status done = assign(router.tables, router.plan, source, topk_ids_, k, router.workspace,
                          physical_ids_, shared_ranks_);
-    if (done.ok() && is_sampled(router.tables.options)) {
+    if (done.ok() && draws_shared(router.tables.options)) {
       done = enter_shared_ranks(router.tables, source, shared_ranks_, router.plan);
     }
     if (!done.ok()) return done;
@@ -374,7 +370,7 @@ Result<Replay> replay(const LoadHistory& load,
         "a replay of counts needs a top-k of at least 1, and counts below 2^31; "
         "record steps apart, not their sum");
   }
-  if (is_sampled(route)) {
+  if (draws_shared(route)) {
     return invalid_argument(
         "SGLang's waterfill draws for every token, and counts do not know tokens; replay a trace");
   }
