@@ -43,7 +43,6 @@ class ProcessGroup final : public DataSink {
   // process as before. Each of these processes calls it, with the same epoch, higher than the last;
   // no communicator may be left, and no collective may begin before all have called it.
   void restart(uint32_t epoch, const std::vector<int>& members);
-  uint32_t epoch() const { return epoch_; }
   // Makes all ranks of all members give up the collectives of this epoch.
   void give_up(const std::string& reason);
 

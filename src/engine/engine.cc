@@ -40,8 +40,8 @@ Status check_arrived(const Request& request, const ModelConfig& config) {
 // The experts with a slot on the given ranks.
 ExpertFilter experts_of(const Placement& placement, RankBlock ranks) {
   return [&placement, ranks](int layer_idx, int expert) {
-    return std::ranges::binary_search(
-        experts_on(placement.layer(layer_idx), placement.slots_per_rank(), ranks), expert);
+    const auto slots = slots_on(placement.layer(layer_idx), placement.slots_per_rank(), ranks);
+    return std::ranges::find(slots, expert) != slots.end();
   };
 }
 
@@ -83,10 +83,9 @@ Result<EngineSetup> make_setup(const EngineOptions& options) {
 }
 
 // With one process these are all experts: a placement leaves out none.
-Result<ModelWeights> load_held(const EngineOptions& options,
+Result<ModelWeights> load_held(const Result<Checkpoint>& checkpoint,
                                const EngineSetup& setup,
                                const ProcessMesh* mesh) {
-  const Result<Checkpoint> checkpoint = Checkpoint::open(options.model_dir);
   if (!checkpoint.ok()) return checkpoint.error();
   const Placement& placement = setup.layout.placement;
   const RankBlock ranks =
@@ -101,7 +100,8 @@ Result<std::unique_ptr<Engine>> Engine::create(const EngineOptions& options) {
   ProcessMesh* const mesh = options.mesh;
   Result<EngineSetup> setup = make_setup(options);
   if (Status status = agree_on_setup(mesh, setup); !status.ok()) return status.error();
-  Result<ModelWeights> weights = load_held(options, *setup, mesh);
+  Result<Checkpoint> checkpoint = Checkpoint::open(options.model_dir);
+  Result<ModelWeights> weights = load_held(checkpoint, *setup, mesh);
   if (Status status = agree(mesh, weights.ok() ? ok_status() : Status(weights.error()));
       !status.ok()) {
     return status.error();
@@ -110,8 +110,6 @@ Result<std::unique_ptr<Engine>> Engine::create(const EngineOptions& options) {
   if (mesh != nullptr) {
     auto group = ProcessGroup::create(*mesh, options.ep_size);
     if (!group.ok()) return group.error();
-    Result<Checkpoint> checkpoint = Checkpoint::open(options.model_dir);
-    if (!checkpoint.ok()) return checkpoint.error();
     processes.emplace(*mesh, std::move(*group), std::move(*checkpoint));
   }
   return std::unique_ptr<Engine>(

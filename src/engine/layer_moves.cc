@@ -7,15 +7,27 @@
 
 namespace plimsoll {
 
+std::span<const int32_t> slots_on(std::span<const int32_t> slots,
+                                  int slots_per_rank,
+                                  RankBlock ranks) {
+  return slots.subspan(static_cast<size_t>(ranks.first) * slots_per_rank,
+                       static_cast<size_t>(ranks.count) * slots_per_rank);
+}
+
 std::vector<int32_t> experts_on(std::span<const int32_t> slots,
                                 int slots_per_rank,
                                 RankBlock ranks) {
-  const auto here = slots.subspan(static_cast<size_t>(ranks.first) * slots_per_rank,
-                                  static_cast<size_t>(ranks.count) * slots_per_rank);
+  const auto here = slots_on(slots, slots_per_rank, ranks);
   std::vector<int32_t> experts(here.begin(), here.end());
   std::ranges::sort(experts);
   experts.erase(std::ranges::unique(experts).begin(), experts.end());
   return experts;
+}
+
+void release_others(std::span<const int32_t> needed, std::span<ExpertWeights> held) {
+  for (size_t e = 0; e < held.size(); ++e) {
+    if (!std::ranges::binary_search(needed, static_cast<int32_t>(e))) held[e] = {};
+  }
 }
 
 LayerMoves::LayerMoves(const Checkpoint& checkpoint,
@@ -57,11 +69,8 @@ void LayerMoves::put_in_force(int layer_idx) {
   for (size_t i = 0; i < move.missing.size(); ++i) {
     held[move.missing[i]] = std::move(move.experts[i]);
   }
-  const std::vector<int32_t> needed =
-      experts_on(layout_.placement.layer(layer_idx), layout_.placement.slots_per_rank(), local_);
-  for (size_t e = 0; e < held.size(); ++e) {
-    if (!std::ranges::binary_search(needed, static_cast<int32_t>(e))) held[e] = {};
-  }
+  const Placement& placement = layout_.placement;
+  release_others(experts_on(placement.layer(layer_idx), placement.slots_per_rank(), local_), held);
 }
 
 void LayerMoves::forget(int layer_idx) {

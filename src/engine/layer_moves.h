@@ -31,10 +31,16 @@ struct MoveReport {
   std::string error;
 };
 
-// The experts that the ranks of a block have in such slots.
+// The slots of a layer on the ranks of a block; and the experts in them, each once, ascending.
+std::span<const int32_t> slots_on(std::span<const int32_t> slots,
+                                  int slots_per_rank,
+                                  RankBlock ranks);
 std::vector<int32_t> experts_on(std::span<const int32_t> slots,
                                 int slots_per_rank,
                                 RankBlock ranks);
+
+// Lets go of the experts of a layer that are not needed (ascending).
+void release_others(std::span<const int32_t> needed, std::span<ExpertWeights> held);
 
 // All but the constructor and `reports` is called between steps only.
 class LayerMoves {

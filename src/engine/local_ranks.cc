@@ -55,14 +55,12 @@ Status LocalRanks::load_missing() {
     std::vector<ExpertWeights>& held = weights_.layers[l].experts;
     const std::vector<int32_t> needed =
         experts_on(placement.layer(l), placement.slots_per_rank(), group().local());
-    for (int e = 0; e < placement.num_logical_experts; ++e) {
-      if (!std::ranges::binary_search(needed, e)) {
-        held[e] = {};
-      } else if (!is_held(held[e])) {
-        Result<ExpertWeights> expert = load_expert(processes_->checkpoint, weights_.config, l, e);
-        if (!expert.ok()) return expert.error();
-        held[e] = std::move(*expert);
-      }
+    release_others(needed, held);
+    for (int32_t e : needed) {
+      if (is_held(held[e])) continue;
+      Result<ExpertWeights> expert = load_expert(processes_->checkpoint, weights_.config, l, e);
+      if (!expert.ok()) return expert.error();
+      held[e] = std::move(*expert);
     }
   }
   return ok_status();
