@@ -9,7 +9,8 @@ Status EventStream::push(std::string_view bytes) {
     // A line ends with \n, \r or both; the \n may come with the next piece.
     if (after_return_ && bytes.front() == '\n') bytes.remove_prefix(1);
     after_return_ = false;
-    const size_t end = std::min(bytes.find_first_of("\r\n"), bytes.size());
+    const auto is_end = [](char c) { return c == '\n' || c == '\r'; };
+    const auto end = static_cast<size_t>(std::ranges::find_if(bytes, is_end) - bytes.begin());
     line_ += bytes.substr(0, end);
     if (line_.size() + data_.size() > kMaxEventBytes) {
       return corrupt_file("an event of the stream is larger than 16 MiB");

@@ -1,6 +1,7 @@
 #include "serve/http_client.h"
 
 #include <array>
+#include <boost/asio.hpp>
 #include <boost/beast/core.hpp>
 #include <boost/beast/http.hpp>
 #include <charconv>
@@ -20,26 +21,51 @@ using boost::system::error_code;
 class Exchange : public std::enable_shared_from_this<Exchange> {
  public:
   Exchange(asio::io_context& io, HttpUrl url, HttpCall call, HttpListener listener)
-      : stream_(io), url_(std::move(url)), call_(std::move(call)), listener_(std::move(listener)) {
+      : socket_(io),
+        clock_(io),
+        url_(std::move(url)),
+        call_(std::move(call)),
+        listener_(std::move(listener)) {
     parser_.body_limit(std::numeric_limits<uint64_t>::max());
   }
 
   void start(const std::vector<tcp::endpoint>& endpoints) {
-    stream_.expires_after(call_.timeout);
-    stream_.async_connect(endpoints,
-                          [self = shared_from_this()](error_code error, const tcp::endpoint&) {
-                            if (error)
-                              return self->fail(error, "cannot connect to " + self->url_.text());
-                            self->send();
-                          });
+    expect_more();
+    watch_clock();
+    asio::async_connect(socket_, endpoints,
+                        [self = shared_from_this()](error_code error, const tcp::endpoint&) {
+                          if (error)
+                            return self->fail(error, "cannot connect to " + self->url_.text());
+                          self->send();
+                        });
   }
 
-  void break_off() { stream_.cancel(); }
+  // What is on its way ends with an error, and so does what is tried later.
+  void break_off() {
+    error_code ignored;
+    socket_.close(ignored);
+  }
 
  private:
+  static constexpr size_t kBufferBytes = 64 * 1024;
+  static constexpr size_t kReadBytes = 16 * 1024;
+
+  // From now on. The clock is not set anew for every piece that comes, but looks when it runs out.
+  void expect_more() { due_ = std::chrono::steady_clock::now() + call_.timeout; }
+
+  void watch_clock() {
+    clock_.expires_at(due_);
+    clock_.async_wait([self = shared_from_this()](error_code stopped) {
+      if (stopped || self->ended_) return;
+      if (self->due_ > std::chrono::steady_clock::now()) return self->watch_clock();
+      self->timed_out_ = true;
+      self->break_off();
+    });
+  }
+
   void send() {
     error_code ignored;
-    stream_.socket().set_option(tcp::no_delay(true), ignored);
+    socket_.set_option(tcp::no_delay(true), ignored);
     request_.method_string(call_.method);
     request_.target(url_.prefix + call_.path);
     request_.version(11);
@@ -55,8 +81,8 @@ class Exchange : public std::enable_shared_from_this<Exchange> {
     if (!call_.body.empty()) request_.set(http::field::content_type, "application/json");
     request_.body() = std::move(call_.body);
     request_.prepare_payload();
-    stream_.expires_after(call_.timeout);
-    http::async_write(stream_, request_, [self = shared_from_this()](error_code error, size_t) {
+    expect_more();
+    http::async_write(socket_, request_, [self = shared_from_this()](error_code error, size_t) {
       // A server may refuse a request before it has read all of it: its answer says why.
       const bool hung_up =
           error == asio::error::broken_pipe || error == asio::error::connection_reset;
@@ -66,35 +92,52 @@ class Exchange : public std::enable_shared_from_this<Exchange> {
   }
 
   void read_head() {
-    stream_.expires_after(call_.timeout);
+    expect_more();
     http::async_read_header(
-        stream_, buffer_, parser_, [self = shared_from_this()](error_code error, size_t) {
+        socket_, buffer_, parser_, [self = shared_from_this()](error_code error, size_t) {
           if (error) return self->fail(error, "the server did not answer");
           const auto& head = self->parser_.get();
           const auto type = head[http::field::content_type];
           self->listener_.on_head(static_cast<int>(head.result_int()), {type.data(), type.size()});
-          self->read_body();
+          self->parser_.eager(true);
+          self->take_body();
         });
   }
 
+  // Beast's own loop costs more than all else where an answer comes in many small pieces.
   void read_body() {
+    expect_more();
+    socket_.async_read_some(buffer_.prepare(kReadBytes),
+                            [self = shared_from_this()](error_code error, size_t num_bytes) {
+                              self->buffer_.commit(num_bytes);
+                              if (error == asio::error::eof) {
+                                error = {};
+                                self->parser_.put_eof(error);
+                              }
+                              if (error) return self->fail(error, "the answer broke off");
+                              self->take_body();
+                            });
+  }
+
+  void take_body() {
+    error_code error;
+    while (buffer_.size() > 0 && !parser_.is_done() && error != http::error::need_more) {
+      parser_.get().body().data = chunk_.data();
+      parser_.get().body().size = chunk_.size();
+      buffer_.consume(parser_.put(buffer_.data(), error));
+      const size_t num_bytes = chunk_.size() - parser_.get().body().size;
+      if (num_bytes > 0) listener_.on_bytes({chunk_.data(), num_bytes});
+      const bool goes_on =
+          !error || error == http::error::need_more || error == http::error::need_buffer;
+      if (!goes_on) return fail(error, "the answer broke off");
+    }
     if (parser_.is_done()) return end(ok_status());
-    parser_.get().body().data = chunk_.data();
-    parser_.get().body().size = chunk_.size();
-    stream_.expires_after(call_.timeout);
-    http::async_read_some(
-        stream_, buffer_, parser_, [self = shared_from_this()](error_code error, size_t) {
-          if (error == http::error::need_buffer) error = {};
-          if (error) return self->fail(error, "the answer broke off");
-          const size_t num_bytes = self->chunk_.size() - self->parser_.get().body().size;
-          if (num_bytes > 0) self->listener_.on_bytes({self->chunk_.data(), num_bytes});
-          self->read_body();
-        });
+    read_body();
   }
 
   void fail(error_code error, const std::string& what) {
     std::string why = error.message();
-    if (error == beast::error::timeout) {
+    if (timed_out_) {
       why =
           "nothing came for " +
           std::to_string(std::chrono::duration_cast<std::chrono::seconds>(call_.timeout).count()) +
@@ -108,19 +151,24 @@ class Exchange : public std::enable_shared_from_this<Exchange> {
   }
 
   void end(Status status) {
-    error_code ignored;
-    stream_.socket().close(ignored);
+    ended_ = true;
+    clock_.cancel();
+    break_off();
     listener_.on_end(std::move(status));
   }
 
-  beast::tcp_stream stream_;
+  asio::basic_stream_socket<tcp, asio::io_context::executor_type> socket_;
+  asio::steady_timer clock_;
+  std::chrono::steady_clock::time_point due_;
+  bool timed_out_ = false;
+  bool ended_ = false;
   HttpUrl url_;
   HttpCall call_;
   HttpListener listener_;
   http::request<http::string_body> request_;
   http::response_parser<http::buffer_body> parser_;
-  beast::flat_buffer buffer_{64 * 1024};
-  std::array<char, 16 * 1024> chunk_;
+  beast::flat_buffer buffer_{kBufferBytes};
+  std::array<char, kReadBytes> chunk_;
 };
 
 }  // namespace
