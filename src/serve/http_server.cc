@@ -89,8 +89,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void drop_bytes();
   void queue(std::string bytes);
   void write_next();
+  void wait_to_write();
   void on_all_sent();
-  void count_sent(size_t num_bytes);
+  bool count_sent(size_t num_bytes);
   void finish_answer();
 
   HttpServer::Impl& server_;
@@ -306,7 +307,6 @@ void Connection::watch_for_leaving() {
     if (self->closed_ || error || !self->answering_ || request != self->request_idx_) return;
     char byte;
     beast::error_code peek_error;
-    self->socket_.non_blocking(true);
     const size_t n =
         self->socket_.receive(asio::buffer(&byte, 1), tcp::socket::message_peek, peek_error);
     // The event may be that of bytes which have been read already.
@@ -391,20 +391,28 @@ void Connection::queue(std::string bytes) {
   if (!writing_) write_next();
 }
 
+// Mostly the socket takes all at once. Where it does not, others have their turn before the rest.
 void Connection::write_next() {
-  if (closed_) return;
-  if (unsent_.empty()) return on_all_sent();
+  while (!closed_ && !unsent_.empty()) {
+    beast::error_code error;
+    const size_t num_bytes =
+        socket_.write_some(asio::buffer(unsent_.front()) + num_sent_bytes_, error);
+    if (error && error != asio::error::would_block) return close();
+    if (!count_sent(num_bytes)) return wait_to_write();
+  }
+  if (!closed_) on_all_sent();
+}
+
+void Connection::wait_to_write() {
   writing_ = true;
   expect_within(server_.limits.write_timeout);
-  socket_.async_write_some(asio::buffer(unsent_.front()) + num_sent_bytes_,
-                           [self = shared_from_this()](beast::error_code error, size_t num_bytes) {
-                             self->writing_ = false;
-                             if (self->closed_) return;
-                             if (error) return self->close();
-                             self->stop_clock();
-                             self->count_sent(num_bytes);
-                             self->write_next();
-                           });
+  socket_.async_wait(tcp::socket::wait_write, [self = shared_from_this()](beast::error_code error) {
+    self->writing_ = false;
+    if (self->closed_) return;
+    if (error) return self->close();
+    self->stop_clock();
+    self->write_next();
+  });
 }
 
 void Connection::on_all_sent() {
@@ -415,12 +423,14 @@ void Connection::on_all_sent() {
   read_request(/*first=*/false);
 }
 
-void Connection::count_sent(size_t num_bytes) {
+// Returns whether the first of unsent_ is on its way to its end.
+bool Connection::count_sent(size_t num_bytes) {
   num_unsent_bytes_ -= num_bytes;
   num_sent_bytes_ += num_bytes;
-  if (num_sent_bytes_ < unsent_.front().size()) return;
+  if (num_sent_bytes_ < unsent_.front().size()) return false;
   unsent_.pop_front();
   num_sent_bytes_ = 0;
+  return true;
 }
 
 // Makes room for a new client: closes the connection that has waited longest for its client's next
@@ -447,6 +457,7 @@ void HttpServer::Impl::accept() {
     if (static_cast<int>(connections.size()) < limits.max_connections || close_idlest()) {
       beast::error_code ignored;
       socket.set_option(tcp::no_delay(true), ignored);
+      socket.non_blocking(true, ignored);
       const auto connection = std::make_shared<Connection>(*this, std::move(socket));
       connections.insert(connection);
       num_connections = static_cast<int>(connections.size());
