@@ -224,26 +224,33 @@ void CompletionJob::send_piece(Choice& choice,
     return;
   }
   if (text.empty() && logprobs.is_null()) return;
-  Json event = head(/*chunk=*/true);
-  Json piece = {{"index", choice.index}};
+  Json& event = next_event(choice);
+  Json& piece = event["choices"][0];
   if (request_.chat) {
-    piece["delta"] = first_delta(choice);
     piece["delta"][is_reasoning ? "reasoning_content" : "content"] = text;
   } else {
     piece["text"] = text;
   }
-  piece["logprobs"] = request_.logprobs ? shape_logprobs(request_.chat, logprobs) : Json();
-  piece["finish_reason"] = nullptr;
-  event["choices"] = Json::array({std::move(piece)});
+  if (request_.logprobs) piece["logprobs"] = shape_logprobs(request_.chat, logprobs);
   send_event(event);
 }
 
-// The beginning of a delta. The first one says whose words come, and that there may be none.
-CompletionJob::Json CompletionJob::first_delta(Choice& choice) {
-  Json delta = Json::object();
-  if (!choice.has_role) delta = {{"role", "assistant"}, {"content", ""}};
-  choice.has_role = true;
-  return delta;
+// The event of a choice with nothing in it yet. A chat's first delta says whose words come, and
+// that there may be none.
+CompletionJob::Json& CompletionJob::next_event(Choice& choice) const {
+  const bool is_first = choice.event.is_null();
+  if (is_first) {
+    choice.event = head(/*chunk=*/true);
+    choice.event["choices"] = Json::array({{{"index", choice.index},
+                                            {request_.chat ? "delta" : "text", ""},
+                                            {"logprobs", nullptr},
+                                            {"finish_reason", nullptr}}});
+  }
+  if (request_.chat) {
+    choice.event["choices"][0]["delta"] =
+        is_first ? Json{{"role", "assistant"}, {"content", ""}} : Json::object();
+  }
+  return choice.event;
 }
 
 void CompletionJob::end_choice(Choice& choice, const char* reason) {
@@ -251,16 +258,11 @@ void CompletionJob::end_choice(Choice& choice, const char* reason) {
   send_piece(choice, choice.text.finish(), {}, is_reasoning);
   choice.finish_reason = reason;
   if (request_.stream) {
-    Json event = head(/*chunk=*/true);
-    Json piece = {{"index", choice.index}};
-    if (request_.chat) {
-      piece["delta"] = first_delta(choice);
-    } else {
-      piece["text"] = "";
-    }
+    Json& event = next_event(choice);
+    Json& piece = event["choices"][0];
+    if (!request_.chat) piece["text"] = "";
     piece["logprobs"] = nullptr;
     piece["finish_reason"] = reason;
-    event["choices"] = Json::array({std::move(piece)});
     send_event(event);
   }
   if (--num_open_ == 0) finish();

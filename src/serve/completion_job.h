@@ -41,8 +41,8 @@ class CompletionJob : public std::enable_shared_from_this<CompletionJob> {
     AnswerText text;
     std::string whole;  // of an answer sent at once
     std::string whole_reasoning;
-    Json logprobs;          // entries so far
-    bool has_role = false;  // a delta has said whose words they are
+    Json logprobs;  // entries so far
+    Json event;     // of a stream: the last one, whose parts mostly stay as they are
     const char* finish_reason = nullptr;
     int64_t num_tokens = 0;
     std::vector<float> prompt_nll;  // for echo with logprobs; none of the prompt's first token
@@ -64,7 +64,7 @@ class CompletionJob : public std::enable_shared_from_this<CompletionJob> {
   void finish();
   Json token_logprobs(Choice& choice, const SampledToken& token) const;
   Json head(bool chunk) const;
-  static Json first_delta(Choice& choice);
+  Json& next_event(Choice& choice) const;
   Json usage() const;
   void send_event(const Json& event);
 

@@ -203,13 +203,13 @@ void EngineLoop::step() {
 void EngineLoop::hear(RequestUpdate& update) {
   const auto found = live_.find(update.request_id);
   if (found == live_.end()) return;
-  measure(found->second, update);
-  const RequestListener listener = found->second.listener;
-  if (update.finish != FinishReason::kNone) {
-    metrics_.count_request(update.finish);
-    live_.erase(found);
-    --num_live_;
-  }
+  Live& live = found->second;
+  measure(live, update);
+  if (update.finish == FinishReason::kNone) return live.listener(std::move(update));
+  metrics_.count_request(update.finish);
+  const RequestListener listener = std::move(live.listener);
+  live_.erase(found);
+  --num_live_;
   listener(std::move(update));
 }
 
