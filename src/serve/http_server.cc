@@ -12,6 +12,7 @@
 #include <unordered_set>
 
 #include "serve/api_error.h"
+#include "serve/http_outlet.h"
 #include "serve/url.h"
 
 namespace plimsoll {
@@ -45,12 +46,13 @@ struct HttpServer::Impl {
   std::thread thread;
 };
 
-// One client. All members are touched on the server's thread only.
+// One client. All members are touched on the server's thread only, but the outlet.
 class Connection : public std::enable_shared_from_this<Connection> {
  public:
   Connection(HttpServer::Impl& server, tcp::socket socket)
       : server_(server),
         socket_(std::move(socket)),
+        outlet_(std::make_shared<HttpOutlet>(socket_.native_handle())),
         deadline_(server.io),
         buffer_(kReadBufferBytes) {}
 
@@ -67,7 +69,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
                  const std::string& body,
                  const std::map<std::string, std::string>& headers);
   void begin_stream(uint64_t request, int status, const std::string& type);
-  void send_chunk(uint64_t request, const std::string& chunk);
+  void send_bytes(uint64_t request, std::string bytes);
   void end_stream(uint64_t request);
   void set_left_callback(uint64_t request, std::function<void()> callback);
 
@@ -96,6 +98,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   HttpServer::Impl& server_;
   tcp::socket socket_;
+  const std::shared_ptr<HttpOutlet> outlet_;
   asio::steady_timer deadline_;
   bool timed_out_ = false;
   std::chrono::steady_clock::time_point idle_since_ = kNever;
@@ -119,10 +122,26 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
 namespace {
 
+std::string as_chunk(const std::string& bytes) {
+  char size[24];
+  const int length = std::snprintf(size, sizeof size, "%zx\r\n", bytes.size());
+  std::string chunk;
+  chunk.reserve(static_cast<size_t>(length) + bytes.size() + 2);
+  return chunk.append(size, static_cast<size_t>(length)).append(bytes).append("\r\n");
+}
+
 class Reply final : public HttpReply {
  public:
-  Reply(asio::io_context& io, std::weak_ptr<Connection> connection, uint64_t request)
-      : io_(io), connection_(std::move(connection)), request_(request) {}
+  Reply(asio::io_context& io,
+        std::weak_ptr<Connection> connection,
+        std::shared_ptr<HttpOutlet> outlet,
+        uint64_t request,
+        bool chunked)
+      : io_(io),
+        connection_(std::move(connection)),
+        outlet_(std::move(outlet)),
+        request_(request),
+        chunked_(chunked) {}
 
   void send(int status,
             std::string content_type,
@@ -137,9 +156,14 @@ class Reply final : public HttpReply {
       connection.begin_stream(request, status, content_type);
     });
   }
-  void write(std::string chunk) override {
-    post([chunk = std::move(chunk), request = request_](Connection& connection) {
-      connection.send_chunk(request, chunk);
+  void write(std::string piece) override {
+    if (piece.empty()) return;
+    std::string bytes = chunked_ ? as_chunk(piece) : std::move(piece);
+    const size_t num_gone = outlet_->write(request_, bytes);
+    if (num_gone == bytes.size()) return;
+    bytes.erase(0, num_gone);
+    post_announced([bytes = std::move(bytes), request = request_](Connection& connection) mutable {
+      connection.send_bytes(request, std::move(bytes));
     });
   }
   void end() override {
@@ -155,14 +179,23 @@ class Reply final : public HttpReply {
  private:
   template <typename Action>
   void post(Action action) {
-    asio::post(io_, [connection = connection_, action = std::move(action)] {
-      if (const auto alive = connection.lock()) action(*alive);
-    });
+    outlet_->announce();
+    post_announced(std::move(action));
+  }
+  template <typename Action>
+  void post_announced(Action action) {
+    asio::post(io_,
+               [connection = connection_, outlet = outlet_, action = std::move(action)]() mutable {
+                 if (const auto alive = connection.lock()) action(*alive);
+                 outlet->done();
+               });
   }
 
   asio::io_context& io_;
   std::weak_ptr<Connection> connection_;
+  std::shared_ptr<HttpOutlet> outlet_;
   uint64_t request_;
+  bool chunked_;
 };
 
 }  // namespace
@@ -170,6 +203,7 @@ class Reply final : public HttpReply {
 void Connection::close() {
   if (closed_) return;
   closed_ = true;
+  outlet_->open_to(HttpOutlet::kNobody);
   beast::error_code ignored;
   socket_.shutdown(tcp::socket::shutdown_both, ignored);
   socket_.close(ignored);
@@ -294,8 +328,8 @@ void Connection::dispatch() {
   half_closed_ = false;
   ++request_idx_;
   watch_for_leaving();
-  server_.handler(std::move(request),
-                  std::make_shared<Reply>(server_.io, weak_from_this(), request_idx_));
+  server_.handler(std::move(request), std::make_shared<Reply>(server_.io, weak_from_this(), outlet_,
+                                                              request_idx_, chunked_));
 }
 
 // While an answer is being made nothing is read, so a client that hangs up shows as readability.
@@ -362,12 +396,9 @@ void Connection::begin_stream(uint64_t request, int status, const std::string& t
   queue(bytes.str());
 }
 
-void Connection::send_chunk(uint64_t request, const std::string& chunk) {
-  if (closed_ || request != request_idx_ || !streaming_ || head_only_ || chunk.empty()) return;
-  if (!chunked_) return queue(chunk);
-  char size[24];
-  std::snprintf(size, sizeof size, "%zx\r\n", chunk.size());
-  queue(size + chunk + "\r\n");
+void Connection::send_bytes(uint64_t request, std::string bytes) {
+  if (closed_ || request != request_idx_ || !streaming_ || head_only_) return;
+  queue(std::move(bytes));
 }
 
 void Connection::end_stream(uint64_t request) {
@@ -400,11 +431,14 @@ void Connection::write_next() {
     if (error && error != asio::error::would_block) return close();
     if (!count_sent(num_bytes)) return wait_to_write();
   }
-  if (!closed_) on_all_sent();
+  if (closed_) return;
+  outlet_->open_to(streaming_ && !head_only_ ? request_idx_ : HttpOutlet::kNobody);
+  on_all_sent();
 }
 
 void Connection::wait_to_write() {
   writing_ = true;
+  outlet_->open_to(HttpOutlet::kNobody);
   expect_within(server_.limits.write_timeout);
   socket_.async_wait(tcp::socket::wait_write, [self = shared_from_this()](beast::error_code error) {
     self->writing_ = false;

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <future>
 #include <thread>
 
 #include "serve/http_test_client.h"
@@ -25,6 +26,10 @@ class HttpServerTest : public testing::Test {
             held_ = reply;
             is_held_ = true;
             return;
+          }
+          if (request.path == "/busy") {
+            is_busy_ = true;
+            return released_.get_future().wait();
           }
           if (request.path == "/never") {
             held_ = reply;
@@ -54,6 +59,8 @@ class HttpServerTest : public testing::Test {
   std::atomic<bool> is_held_ = false;
   std::atomic<bool> left_ = false;
   std::atomic<bool> sent_large_ = false;
+  std::atomic<bool> is_busy_ = false;
+  std::promise<void> released_;
   std::unique_ptr<HttpServer> server_;
 };
 
@@ -172,6 +179,66 @@ TEST_F(HttpServerTest, GivesUpAStreamThatNobodyReads) {
     held_->write(std::string(1 << 20, 'x'));
   }
   EXPECT_TRUE(soon([&] { return left_.load(); }));
+}
+
+// Pieces that the writing thread sends, those that must wait for the client, and those behind them.
+TEST_F(HttpServerTest, KeepsTheOrderOfAStreamThatIsReadSlowly) {
+  serve({.max_unsent_bytes = 64 << 20});
+  TestClient client(server_->port());
+  client.send("GET /held HTTP/1.0\r\n\r\n");
+  ASSERT_TRUE(soon([&] { return is_held_.load(); }));
+  std::string expected;
+  std::promise<void> half;
+  std::jthread writer([&, reply = held_] {
+    reply->begin_stream(200, "text/plain");
+    for (int i = 0; i < 3000; ++i) {
+      const std::string piece = std::to_string(i) + std::string(i % 3 == 0 ? 24'000 : 20, '.');
+      expected += piece;
+      reply->write(piece);
+      if (i == 1500) half.set_value();
+      if (i > 1500 && i % 300 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+    reply->end();
+  });
+  half.get_future().wait();  // more than the kernel takes
+  const std::string answer = client.receive_all();
+  writer.join();
+  EXPECT_TRUE(body_of(answer) == expected);
+}
+
+TEST_F(HttpServerTest, SendsAPieceWhileItsThreadIsBusy) {
+  serve();
+  TestClient client(server_->port()), other(server_->port());
+  client.send("GET /held HTTP/1.0\r\n\r\n");
+  ASSERT_TRUE(soon([&] { return is_held_.load(); }));
+  held_->begin_stream(200, "text/plain");
+  client.receive();
+  other.send("GET /busy HTTP/1.1\r\nHost: x\r\n\r\n");
+  ASSERT_TRUE(soon([&] { return is_busy_.load(); }));
+  held_->write("now");
+  EXPECT_EQ(client.receive(), "now");
+  released_.set_value();
+  held_->end();
+  EXPECT_EQ(client.receive_all(), "");
+}
+
+TEST_F(HttpServerTest, ClosesAConnectionThatIsBeingWrittenTo) {
+  serve();
+  for (int i = 0; i < 20; ++i) {
+    is_held_ = left_ = false;
+    auto client = std::make_unique<TestClient>(server_->port());
+    client->send("GET /never HTTP/1.1\r\nHost: x\r\n\r\n");
+    ASSERT_TRUE(soon([&] { return is_held_.load(); }));
+    std::jthread writer([&, reply = held_] {
+      reply->begin_stream(200, "text/plain");
+      while (!left_) reply->write("piece");
+    });
+    client->receive();
+    client.reset();
+    EXPECT_TRUE(soon([&] { return left_.load(); }));
+    left_ = true;
+  }
+  EXPECT_TRUE(soon([&] { return server_->num_connections() == 0; }));
 }
 
 TEST_F(HttpServerTest, AnswersHeadWithTheHeadAlone) {
