@@ -104,12 +104,11 @@ void PrefillClient::hear_welcome(KvPeer peer, const KvMessage& message) {
     lose(peer, "it refuses this decode server: " + welcome.refusal);
     return transport_->close(peer);
   }
-  for (auto& [address, server] : servers_) {
-    if (server.peer != peer) continue;
-    server.welcome = true;
-    for (auto& [id, prompt] : prompts_) {
-      if (prompt.server == address) ask(id, prompt, peer);
-    }
+  const auto server = server_of(peer);
+  if (server == servers_.end()) return;
+  server->second.welcome = true;
+  for (auto& [id, prompt] : prompts_) {
+    if (prompt.server == server->first) ask(id, prompt, peer);
   }
 }
 
@@ -137,19 +136,22 @@ void PrefillClient::finish_if_whole(int64_t id) {
   loop_->hand_over(id, std::move(arrived));
 }
 
+PrefillClient::Servers::iterator PrefillClient::server_of(KvPeer peer) {
+  return std::ranges::find_if(servers_,
+                              [&](const auto& entry) { return entry.second.peer == peer; });
+}
+
 // Where servers travel by unlike ways, UCX says no more than that there is no connection.
 void PrefillClient::hear_closed(KvPeer peer, const std::string& why) {
-  const bool was_welcome = std::ranges::any_of(servers_, [&](const auto& entry) {
-    return entry.second.peer == peer && entry.second.welcome;
-  });
+  const auto server = server_of(peer);
+  const bool was_welcome = server != servers_.end() && server->second.welcome;
   lose(peer, was_welcome ? why
                          : why + "; is it there, and with --disaggregation-transfer-backend " +
                                options_.transfer_backend + " as this decode server is?");
 }
 
 void PrefillClient::lose(KvPeer peer, const std::string& why) {
-  const auto server = std::ranges::find_if(
-      servers_, [&](const auto& candidate) { return candidate.second.peer == peer; });
+  const auto server = server_of(peer);
   if (server == servers_.end()) return;
   const std::string address = server->first;
   servers_.erase(server);  // the next prompt connects anew

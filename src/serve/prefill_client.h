@@ -41,6 +41,8 @@ class PrefillClient final : public PromptSource {
     Clock::time_point begin;
   };
 
+  using Servers = std::map<std::string, Server>;  // by "host:port"
+
   PrefillClient(const DisaggregationOptions& options, Metrics& metrics)
       : options_(options), metrics_(metrics) {}
 
@@ -51,6 +53,7 @@ class PrefillClient final : public PromptSource {
   void hear_welcome(KvPeer peer, const KvMessage& message);
   void add_layer(Prompt& prompt, const KvMessage& message);
   void finish_if_whole(int64_t id);
+  Servers::iterator server_of(KvPeer peer);
   void hear_closed(KvPeer peer, const std::string& why);
   void lose(KvPeer peer, const std::string& why);
   void fail(int64_t id, const Error& error);
@@ -61,7 +64,7 @@ class PrefillClient final : public PromptSource {
   Metrics& metrics_;
   EngineLoop* loop_ = nullptr;
   HelloMessage hello_;
-  std::map<std::string, Server> servers_;  // by "host:port"
+  Servers servers_;
   std::unordered_map<int64_t, Prompt> prompts_;
   std::unique_ptr<KvTransport> transport_;  // last: its thread uses all of the above
 };
