@@ -450,10 +450,13 @@ TEST_F(ServerTest, RebalancesWhileServing) {
   const json first_map = get("/server_info")["placement_in_force"]["physical_to_logical_map"];
   EXPECT_EQ(first_map[0].size(), 72u);
   EXPECT_EQ(status_of(ask(server.port(), "POST", "/start_expert_distribution_record")), 200);
-  const auto num_rebalances = [&] {
-    return get("/expert_balance")["rebalancing"]["rebalances"].get<int>();
+  // A turn may find nothing to gain, so turns are waited for, and one of them to switch something.
+  const auto has_rebalanced = [&] {
+    const json state = get("/expert_balance")["rebalancing"];
+    const int num_switched = state["rebalances"];
+    return num_switched > 0 && num_switched + state["skipped"].get<int>() >= 5;
   };
-  for (int round = 0; round < 50 && num_rebalances() < 5; ++round) {
+  for (int round = 0; round < 50 && !has_rebalanced(); ++round) {
     std::vector<std::jthread> clients;
     for (int i = 0; i < kClients; ++i) {
       clients.emplace_back([&, i] {
@@ -466,7 +469,7 @@ TEST_F(ServerTest, RebalancesWhileServing) {
     leaves.send("POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: " +
                 std::to_string(body(0).dump().size()) + "\r\n\r\n" + body(0).dump());
   }
-  EXPECT_GT(num_rebalances(), 0);
+  EXPECT_TRUE(has_rebalanced());
   const json dump =
       json::parse(body_of(ask(server.port(), "POST", "/dump_expert_distribution_record")));
   EXPECT_GT(dump["num_tokens"], 100);
