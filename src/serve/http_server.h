@@ -48,7 +48,8 @@ class HttpReply {
                     std::string body,
                     std::map<std::string, std::string> headers = {}) = 0;
 
-  // Or a stream: begin, any number of chunks, end.
+  // Or a stream: begin, any number of chunks, end. A chunk goes to the client on the caller's
+  // thread where the client keeps up.
   virtual void begin_stream(int status, std::string content_type) = 0;
   virtual void write(std::string chunk) = 0;
   virtual void end() = 0;
