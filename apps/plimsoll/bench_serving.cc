@@ -6,6 +6,7 @@
 
 #include "commands.h"
 #include "prompts.h"
+#include "record/json_text.h"
 #include "serving_report.h"
 #include "terminal.h"
 
@@ -62,7 +63,7 @@ std::string request_body(const std::string& model,
   if (settings.load.ignore_eos) body["ignore_eos"] = true;
   body["stream"] = true;
   body["stream_options"] = {{"include_usage", true}};
-  return body.dump(-1, ' ', false, Json::error_handler_t::replace);
+  return json_text(body);
 }
 
 Result<ServingLoad> load_of(const Settings& settings) {

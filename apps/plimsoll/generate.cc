@@ -3,6 +3,7 @@
 
 #include "commands.h"
 #include "prompts.h"
+#include "record/json_text.h"
 #include "run_requests.h"
 #include "terminal.h"
 #include "text_requests.h"
@@ -37,7 +38,7 @@ std::string as_json(const TextModel& model,
                     {"finish_reason", finish_name(completions[i].finish)}});
   }
   const Json json = {{"completions", list}, {"stats", to_json(stats)}};
-  return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+  return json_text(json, 2) + "\n";
 }
 
 // Several completions are separated as prompts in a file are.

@@ -14,6 +14,7 @@
 #include "plimsoll/plan.h"
 #include "plimsoll/recording.h"
 #include "plimsoll/trace.h"
+#include "record/json_text.h"
 #include "terminal.h"
 
 namespace plimsoll {
@@ -60,7 +61,7 @@ std::string as_json(const Description& description, const std::string& path) {
   json.update(description.facts);
   json["layers"] = description.layers;
   json["usable_for"] = description.usable_for;
-  return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+  return json_text(json, 2) + "\n";
 }
 
 // counts: [layers, experts]

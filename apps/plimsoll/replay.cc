@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "commands.h"
+#include "record/json_text.h"
 #include "terminal.h"
 #include "traffic.h"
 
@@ -119,7 +120,7 @@ std::string as_json(const std::vector<Row>& rows, const Settings& settings) {
                      {"num_batches", first.num_batches},
                      {"route_objective", settings.replay.objective},
                      {"rows", list}};
-  return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+  return json_text(json, 2) + "\n";
 }
 
 std::string as_format(const std::vector<Row>& rows, const Settings& settings) {

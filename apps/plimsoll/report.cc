@@ -11,6 +11,7 @@
 #include "plimsoll/expert_location.h"
 #include "plimsoll/replay.h"
 #include "record/file_io.h"
+#include "record/json_text.h"
 #include "report_page.h"
 #include "terminal.h"
 
@@ -260,7 +261,7 @@ Result<Json> as_json(const Report& report, const Settings& settings) {
 
 // Nothing in the data, such as a file's name, can end the element it stands in.
 std::string page_with(const Json& json) {
-  std::string data = json.dump(-1, ' ', true, Json::error_handler_t::replace);
+  std::string data = json_text(json, -1, /*ascii=*/true);
   for (size_t at = data.find('<'); at != data.npos; at = data.find('<', at)) {
     data.replace(at, 1, "\\u003c");
   }
@@ -280,7 +281,7 @@ Result<int> run_report(const Settings& settings) {
   Status saved = write_file(settings.plan.out, std::as_bytes(std::span(page)));
   if (!saved) return saved.error();
   if (settings.json) {
-    print(json->dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+    print(json_text(*json, 2) + "\n");
   } else {
     print(fmt::format("{}\n{} can be opened in any browser\n",
                       (*json)["verdict"].get<std::string>(), settings.plan.out));

@@ -5,6 +5,7 @@
 #include "commands.h"
 #include "end_signals.h"
 #include "open_files.h"
+#include "record/json_text.h"
 #include "run_requests.h"
 #include "serve/server.h"
 #include "terminal.h"
@@ -36,7 +37,7 @@ ServerOptions server_options(const Settings& settings) {
   for (const Option* option : options_of(kServe)) {
     if (!option->is_secret) info[std::string(option->name)] = values_of(*option, settings);
   }
-  options.server_info = info.dump(-1, ' ', false, Json::error_handler_t::replace);
+  options.server_info = json_text(info);
   return options;
 }
 

@@ -4,6 +4,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "record/json_text.h"
+
 namespace plimsoll {
 namespace {
 
@@ -34,7 +36,7 @@ int64_t count_of(const Json& usage, const char* key) {
 std::string message_in(const Json& error) {
   if (error.is_string()) return error.get<std::string>();
   if (error.is_object() && has_text(error, "message")) return error["message"].get<std::string>();
-  return error.dump(-1, ' ', false, Json::error_handler_t::replace);
+  return json_text(error);
 }
 
 }  // namespace

@@ -1,7 +1,8 @@
-// JSON that comes from outside: files, options, requests.
+// JSON that comes from outside, as files, options and requests, and JSON as text.
 #pragma once
 
 #include <nlohmann/json.hpp>
+#include <string>
 #include <string_view>
 
 #include "plimsoll/result.h"
@@ -17,5 +18,12 @@ const nlohmann::json& member(const nlohmann::json& value, std::string_view name)
 
 // The value as text, cut to a length that fits an error message.
 std::string excerpt(const nlohmann::json& value);
+
+// The value as UTF-8, or as ASCII, on one line unless `indent` is 0 or more. Bytes in it that are
+// no UTF-8 become U+FFFD.
+template <typename Json>
+std::string json_text(const Json& value, int indent = -1, bool ascii = false) {
+  return value.dump(indent, ' ', ascii, Json::error_handler_t::replace);
+}
 
 }  // namespace plimsoll

@@ -214,7 +214,7 @@ Status save_trace(const ExpertTrace& trace, const std::string& path) {
                        {"experts", trace.num_logical_experts},
                        {"dtype", "uint8"},
                        {"order", "[token][layer][k]"}};
-  const std::string text = header.dump(-1, ' ', true, json::error_handler_t::replace) + "\n";
+  const std::string text = json_text(header, -1, /*ascii=*/true) + "\n";
   const fs::path base(path);
   Status done = write_file(fs::path(base).replace_extension(".u8").string(), ids);
   if (!done.ok()) return done;

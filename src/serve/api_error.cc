@@ -2,6 +2,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "record/json_text.h"
+
 namespace plimsoll {
 
 std::string api_error_body(int status, const std::string& message) {
@@ -16,7 +18,7 @@ std::string api_error_body(int status, const std::string& message) {
                                     : Json();
   const Json body = {
       {"error", {{"message", message}, {"type", type}, {"param", nullptr}, {"code", code}}}};
-  return body.dump(-1, ' ', false, Json::error_handler_t::replace);
+  return json_text(body);
 }
 
 }  // namespace plimsoll

@@ -3,16 +3,13 @@
 #include <algorithm>
 #include <chrono>
 
+#include "record/json_text.h"
 #include "serve/api_error.h"
 
 namespace plimsoll {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-std::string dump(const Json& json) {
-  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
-}
 
 // A token's own text, U+FFFD where it is no whole character.
 std::string token_text(const Tokenizer& tokenizer, int32_t token) {
@@ -295,7 +292,7 @@ void CompletionJob::finish() {
     body["choices"].push_back(std::move(answer));
   }
   body["usage"] = usage();
-  reply_->send(200, "application/json", dump(body));
+  reply_->send(200, "application/json", json_text(body));
 }
 
 CompletionJob::Json CompletionJob::head(bool chunk) const {
@@ -322,7 +319,7 @@ CompletionJob::Json CompletionJob::usage() const {
 void CompletionJob::send_event(const Json& event) {
   if (!streaming_) reply_->begin_stream(200, "text/event-stream; charset=utf-8");
   streaming_ = true;
-  reply_->write("data: " + dump(event) + "\n\n");
+  reply_->write("data: " + json_text(event) + "\n\n");
 }
 
 }  // namespace plimsoll

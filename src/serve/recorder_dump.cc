@@ -7,6 +7,7 @@
 #include "record/file_io.h"
 #include "record/zip.h"
 #include "serve/completion_job.h"
+#include "serve/json_reply.h"
 
 namespace plimsoll {
 namespace {
@@ -31,8 +32,7 @@ void send_dump_summary(HttpReply& reply, const std::vector<std::string>& paths) 
                  {"num_tokens", written->info ? written->info->num_tokens : 0}};
   answer["balancedness"] =
       written->average_utilization_rate ? Json(*written->average_utilization_rate) : Json();
-  reply.send(200, "application/json",
-             answer.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n");
+  send_json(reply, answer);
 }
 
 void send_dump_files(HttpReply& reply, const std::vector<std::string>& paths) {

@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "serve/completion_job.h"
+#include "serve/json_reply.h"
 #include "serve/routed_request.h"
 
 namespace plimsoll {
@@ -137,8 +138,7 @@ void Router::health(HttpReply& reply) const {
     servers.push_back(std::move(row));
   });
   const Json answer = {{"status", status}, {"role", "router"}, {"servers", servers}};
-  reply.send(ready && !draining_ ? 200 : 503, "application/json",
-             answer.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n");
+  send_json(reply, answer, ready && !draining_ ? 200 : 503);
 }
 
 std::string Router::metrics_text() {

@@ -8,6 +8,7 @@
 #include "model/checkpoint_fingerprint.h"
 #include "record/json_text.h"
 #include "serve/balance_page.h"
+#include "serve/json_reply.h"
 #include "serve/rebalance_json.h"
 #include "serve/recorder_dump.h"
 
@@ -19,11 +20,6 @@ constexpr size_t kBalanceSteps = 1000;
 // Bodies above this take long enough to read for other clients to notice.
 constexpr size_t kLargeBodyBytes = 16 * 1024;
 constexpr const char* kVersion = PLIMSOLL_VERSION;
-
-void send_json(HttpReply& reply, const Json& json) {
-  reply.send(200, "application/json",
-             json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n");
-}
 
 // Equal in constant time, so that a key cannot be guessed byte by byte.
 bool same_secret(std::string_view a, std::string_view b) {
@@ -178,8 +174,7 @@ void Server::health(const HttpRequest&, const std::shared_ptr<HttpReply>& reply)
   Json answer = {{"status", status}};
   if (options_.disaggregation.active()) answer["role"] = options_.disaggregation.mode;
   if (prefill_service_) answer["bootstrap_port"] = prefill_service_->port();
-  reply->send(std::string_view(status) == "ok" ? 200 : 503, "application/json",
-              answer.dump() + "\n");
+  send_json(*reply, answer, std::string_view(status) == "ok" ? 200 : 503);
 }
 
 // Generates one token for real.
