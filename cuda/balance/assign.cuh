@@ -24,8 +24,6 @@ __device__ inline void write_shared(
 // number among those of the warp for the same rank.
 inline constexpr int kRankBits = 7;
 inline constexpr int kPlaceBits = 5;
-inline constexpr uint32_t kInactive = UINT32_MAX;     // no token
-inline constexpr uint32_t kNoOffer = UINT32_MAX - 1;  // its token visits no rank with a quota
 
 // The circle on which the quotas away from home lie.
 struct Circle {
@@ -33,8 +31,9 @@ struct Circle {
   float inverse;
 
   __device__ Circle(const Block& b, const Scratch& s)
-      : size(b.shape.shared_is_item ? s.away_begin[b.shape.num_ranks] : 0),
-        inverse(1.0f / static_cast<float>(max(size, 1))) {}
+      : size(b.shape.shared_is_item ? s.away_begin[b.shape.num_ranks] : 0) {
+    inverse = __fdividef(1.0f, static_cast<float>(max(size, 1)));
+  }
 
   // A unit's place: the remainder. Numbers here lie below 2^20, so it is off by one round at most.
   __device__ int place(int unit) const {
@@ -69,9 +68,39 @@ __device__ inline int serving_arc(const Tables& t, const Scratch& s, int item, i
   return arc;
 }
 
+// The arc of every item at which this warp's occurrences begin; they end few arcs further on. It is
+// the item's first unless arcs end before.
+template <int kWords, int kArcs>
+__device__ inline void find_first_arcs(const Block& b, const Tables& t, const Scratch& s) {
+  const auto warp_first = s.warp_count.from(b.warp * b.shape.max_items());
+  const auto warp_arc = s.warp_arc.from(b.warp * b.shape.max_items());
+  unsigned ends_before[kArcs];
+#pragma unroll
+  for (int j = 0; j < kArcs; ++j) {
+    const int arc = first_routed_arc(b) + kWarpSize * j + b.lane;
+    bool ends = false;
+    if (arc < t.num_arcs) {
+      const int item = t.arc_item[arc];
+      ends = s.quota_end[arc] <= s.column[t.item_expert[item]].first + warp_first[item];
+    }
+    ends_before[j] = __ballot_sync(kFullWarp, ends);
+  }
+#pragma unroll
+  for (int w = 0; w < kWords; ++w) {
+    const int item = first_routed_item(b) + kWarpSize * w + b.lane;
+    if (item >= t.num_items) continue;
+    int arc = t.item_begin[item];
+#pragma unroll
+    for (int j = 0; j < kArcs; ++j) {
+      arc += __popc(ends_before[j] & t.item_arc_sets[item * kArcs + j]);
+    }
+    warp_arc[item] = static_cast<uint16_t>(arc);
+  }
+}
+
 // Writes the slots of the choices, and leaves the best preference of every shared expert in
 // s.offers.
-template <typename Id>
+template <Size kSize, typename Id>
 __device__ void assign_routed(const Block& b,
                               const Tables& t,
                               const WarpTokens<Id>& tokens,
@@ -80,15 +109,11 @@ __device__ void assign_routed(const Block& b,
                               const Scratch& s) {
   const auto choices = s.choices.from(-tokens.block_begin * tokens.k);
   const auto offers = s.offers.from(-tokens.block_begin * tokens.m);
-  const auto is_active = s.is_active.from(-tokens.block_begin);
-#pragma unroll 1
-  for (int token = tokens.begin + b.lane; token < tokens.end; token += 32) {
-    for (int j = 0; j < tokens.m; ++j) {
-      offers[token * tokens.m + j] = is_active[token] ? kNoOffer : kInactive;
-    }
-  }
+  constexpr bool kHasFewArcs = arc_words(kSize) > 0;
+  if constexpr (kHasFewArcs) find_first_arcs<rank_words(kSize), arc_words(kSize)>(b, t, s);
   __syncwarp();
   const auto warp_first = s.warp_count.from(b.warp * b.shape.max_items());
+  const auto warp_arc = s.warp_arc.from(b.warp * b.shape.max_items());
   const int end = tokens.end * tokens.k;
 #pragma unroll 2
   for (int i = tokens.begin * tokens.k + b.lane; i < end; i += 32) {
@@ -97,11 +122,18 @@ __device__ void assign_routed(const Block& b,
     const int token = tokens.token_of(i);
     int slot = -1;
     if (expert >= 0) {
-      const int item = t.expert_item[expert];
       slot = t.expert_slot[expert];
+      const int item = kSize == Size::kPlain ? kNone : t.expert_item[expert];
       if (item != kNone) {
         const int number = s.column[expert].first + warp_first[item] + number_of(choice);
-        slot = t.arc_slot[serving_arc(t, s, item, number)];
+        int arc;
+        if (kHasFewArcs) {
+          arc = warp_arc[item];
+          while (s.quota_end[arc] <= number) ++arc;
+        } else {
+          arc = serving_arc(t, s, item, number);
+        }
+        slot = t.arc_slot[arc];
       }
     }
     tokens.out[i + token * tokens.m] = slot;
@@ -260,7 +292,7 @@ __device__ void keep_shared_at_home(const Block& b,
 }
 
 // The tokens of this block, once the quotas are there. per_token: of shared experts.
-template <typename Id>
+template <Size kSize, typename Id>
 __device__ void assign_tokens(const Block& b,
                               const Tables& t,
                               const WarpTokens<Id>& tokens,
@@ -268,7 +300,7 @@ __device__ void assign_tokens(const Block& b,
                               Divisor per_token,
                               const Scratch& s) {
   const Circle circle(b, s);
-  assign_routed(b, t, tokens, per_rank, circle, s);
+  assign_routed<kSize>(b, t, tokens, per_rank, circle, s);
   if (circle.size == 0) {
     keep_shared_at_home(b, tokens, per_token, s);
     return;

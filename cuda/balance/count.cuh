@@ -100,6 +100,10 @@ __device__ inline int number_of(uint32_t choice) {
   return static_cast<int>(choice >> kExpertBits);
 }
 
+// Of a shared expert, in s.offers, before a preference is known.
+inline constexpr uint32_t kInactive = UINT32_MAX;     // no token
+inline constexpr uint32_t kNoOffer = UINT32_MAX - 1;  // its token visits no rank with a quota
+
 inline constexpr int kMaxKeyBits = 12;
 
 // The lanes with the same key, of num_bits bits: a vote per bit, several times as fast as
@@ -151,9 +155,9 @@ __device__ inline int number_among_peers(int key,
 }
 
 // Adds this warp's choices to block_count, leaves its active tokens in warp_active, and with
-// kNumber the choices in s.choices, numbered, and their counts by item in warp_count. id: its
-// first chunk.
-template <bool kNumber, typename Id>
+// kNumber the choices in s.choices, numbered, their counts by item in warp_count, and no offers
+// yet. id: its first chunk.
+template <Size kSize, bool kNumber, typename Id>
 __device__ void count_tokens(const Block& b,
                              const Tables& t,
                              const WarpTokens<Id>& tokens,
@@ -165,6 +169,7 @@ __device__ void count_tokens(const Block& b,
   const auto peers = s.peers.from(b.warp * num_items);
   const auto choices = s.choices.from(-tokens.block_begin * tokens.k);
   const auto is_active = s.is_active.from(-tokens.block_begin);
+  const auto offers = s.offers.from(-tokens.block_begin * tokens.m);
   const int end = tokens.end * tokens.k;
 #pragma unroll 1
   for (int first = tokens.begin * tokens.k; first < end; first += kChunk) {
@@ -180,11 +185,12 @@ __device__ void count_tokens(const Block& b,
       }
       if (!kNumber) continue;
       int number = 0;
-      if (b.shape.num_redundant() > 0) {
+      if constexpr (kSize != Size::kPlain) {
         const int entry = t.expert_item[max(expert, 0)];
         const int item = is_chosen && entry != kNone ? entry : -1;
-        number = b.shape.has_few_items() ? number_among_peers(item, peers, counter, b.lane)
-                                         : number_among_equals(item, num_bits, counter, b.lane);
+        number = kSize != Size::kLarge || b.shape.has_few_items()
+                     ? number_among_peers(item, peers, counter, b.lane)
+                     : number_among_equals(item, num_bits, counter, b.lane);
       }
       if (i < end) choices[i] = pack_choice(expert, number);
     }
@@ -193,7 +199,11 @@ __device__ void count_tokens(const Block& b,
   __syncwarp();
   int num_active = 0;
   for (int token = tokens.begin + b.lane; token < tokens.end; token += 32) {
-    num_active += is_active[token];
+    const bool active = is_active[token] != 0;
+    num_active += active ? 1 : 0;
+    for (int j = 0; kNumber && j < tokens.m; ++j) {
+      offers[token * tokens.m + j] = active ? kNoOffer : kInactive;
+    }
   }
   num_active = sum_of_warp(num_active);
   if (b.lane == 0) s.warp_active[b.warp] = num_active;

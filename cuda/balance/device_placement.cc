@@ -5,7 +5,7 @@
 
 namespace plimsoll::gpu {
 
-Status prepare_kernels();  // route.cu
+Status prepare_kernels(Size size);  // route.cu
 
 Status to_status(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return ok_status();
@@ -42,13 +42,9 @@ void put_wide(std::vector<uint16_t>& packed, int offset, const std::vector<uint3
   }
 }
 
-std::vector<uint32_t> rank_sets(const LevelGraph& g, const Shape& shape) {
-  std::vector<uint32_t> sets(shape.num_rank_set_words(), 0);
-  for (int a = 0; a < g.num_arcs() && !sets.empty(); ++a) {
-    const int word = g.arc_item[a] * shape.num_words() + g.arc_rank[a] / 32;
-    sets[word] |= 1u << g.arc_rank[a] % 32;
-  }
-  return sets;
+// A bit, in sets of so many words.
+void add_to_set(std::vector<uint32_t>& sets, int num_words, int set, int element) {
+  if (num_words > 0) sets[set * num_words + element / 32] |= 1u << element % 32;
 }
 
 }  // namespace
@@ -90,7 +86,20 @@ std::vector<uint16_t> pack_tables(const RouteTables& t, const Shape& shape) {
   put(at.tree_end, t.spread.tree_end);
   put(at.arc_out, t.spread.arc_out);
   put(at.arc_in, t.spread.arc_in);
-  put_wide(packed, at.item_ranks, rank_sets(g, shape));
+  const int num_rank_words = rank_words(shape.size());
+  const int num_arc_words = arc_words(shape.size());
+  std::vector<uint32_t> item_ranks(shape.max_items() * num_rank_words, 0);
+  std::vector<uint32_t> rank_arcs(shape.num_ranks * num_arc_words, 0);
+  std::vector<uint32_t> item_arcs(shape.max_items() * num_arc_words, 0);
+  const int first_arc = shape.shared_is_item ? shape.num_ranks : 0;
+  for (int a = first_arc; a < g.num_arcs(); ++a) {
+    add_to_set(item_ranks, num_rank_words, g.arc_item[a], g.arc_rank[a]);
+    add_to_set(rank_arcs, num_arc_words, g.arc_rank[a], a - first_arc);
+    add_to_set(item_arcs, num_arc_words, g.arc_item[a], a - first_arc);
+  }
+  put_wide(packed, at.item_ranks, item_ranks);
+  put_wide(packed, at.rank_arc_sets, rank_arcs);
+  put_wide(packed, at.item_arc_sets, item_arcs);
   put_wide(packed, at.response,
            std::vector<uint32_t>(t.spread.response.begin(), t.spread.response.end()));
   return packed;
@@ -101,7 +110,7 @@ Result<std::unique_ptr<DevicePlacement>> DevicePlacement::create(const RouteTabl
   if (!shape.ok()) return shape.error();
   std::unique_ptr<DevicePlacement> placement(new DevicePlacement(*shape));
   if (Status status = placement->allocate(); !status.ok()) return status.error();
-  if (Status status = prepare_kernels(); !status.ok()) return status.error();
+  if (Status status = prepare_kernels(shape->size()); !status.ok()) return status.error();
   if (Status status = placement->stage(tables, nullptr); !status.ok()) return status.error();
   if (Status status = placement->publish(nullptr); !status.ok()) return status.error();
   if (Status status = to_status(cudaStreamSynchronize(nullptr), "copying the placement");

@@ -12,21 +12,22 @@ __device__ inline int out_room(const Scratch& s, int arc) {
   return s.amount[arc] > s.local[arc] ? s.amount[arc] - s.local[arc] : s.amount[arc];
 }
 
-// The usual flow where no rank with excess has a way that costs no message: every one has shared
-// experts of its own to send, which any rank with room takes, both in ascending order. False, and
-// nothing done, if this is not that case.
+// The usual flow where no rank with excess has a way that costs no message: every one, if there is
+// one at all, has shared experts of its own to send, which any rank with room takes, both in
+// ascending order. False, and nothing done, if this is not that case.
 __device__ inline bool push_shared_directly(const Block& b, const Scratch& s) {
-  bool is_direct = b.shape.shared_is_item;
+  bool is_direct = true;
   int excess_sum = 0;
 #pragma unroll 1
-  for (int r = b.lane; r < b.shape.num_ranks && is_direct; r += 32) {
+  for (int r = b.lane; r < b.shape.num_ranks; r += 32) {
     const int excess = s.load[r] - s.capacity[r];
     if (excess <= 0) continue;
     excess_sum += excess;
-    is_direct = s.amount[r] >= excess;
+    is_direct &= b.shape.shared_is_item && s.amount[r] >= excess;
   }
   if (!__all_sync(kFullWarp, is_direct)) return false;
   int left = sum_of_warp(excess_sum);
+  if (left == 0) return true;
 #pragma unroll 1
   for (int first = 0; first < b.shape.num_ranks; first += 32) {
     const int r = first + b.lane;

@@ -93,7 +93,9 @@ __device__ inline int quota_of(const Tables& t, const Scratch& s, int a) {
 // For those who want to see the decision: by the first block of the cluster.
 __device__ inline void write_decision(
     const Block& b, const Tables& t, const Scratch& s, const Decision& out, int source_index) {
-  if (b.index != 0) return;
+  const bool is_wanted = out.bound != nullptr || out.routed != nullptr || out.shared != nullptr;
+  if (!is_wanted || b.index != 0) [[likely]]
+    return;
   if (out.bound != nullptr && b.thread == 0) out.bound[source_index] = s.bound[0];
   if (out.routed != nullptr) {
     int32_t* routed = out.routed + static_cast<size_t>(source_index) * b.shape.num_slots;

@@ -33,7 +33,9 @@ struct Problem {
 __device__ Block this_block(const Shape& shape, int first_source) {
   const int block = static_cast<int>(blockIdx.x);
   const int thread = static_cast<int>(threadIdx.x);
-  return {shape, first_source + block / kBlocks, block % kBlocks, thread, thread / 32, thread % 32};
+  // Read from a lane, so that the compiler knows it to be the same for all of a warp.
+  const int warp = __shfl_sync(kFullWarp, thread / 32, 0);
+  return {shape, first_source + block / kBlocks, block % kBlocks, thread, warp, thread % 32};
 }
 
 __device__ void load_tables(const Block& b, const uint16_t* packed, int size, const Tables& t) {
@@ -87,7 +89,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   Id id[kAtOnce];
   tokens.load(tokens.begin * tokens.k, b.lane, id);
   __syncthreads();
-  count_tokens<false>(b, problem.memory.tables, tokens, id, s);
+  count_tokens<Size::kPlain, false>(b, problem.memory.tables, tokens, id, s);
   __syncthreads();
   meet();
   send_counts(b, s);
@@ -103,7 +105,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
 }
 
-template <bool kCountFirst, typename Id>
+template <Size kSize, bool kCountFirst, typename Id>
 __global__ void __launch_bounds__(kThreads, 1) route_kernel(const __grid_constant__ Problem problem,
                                                             const Batch<Id> batch,
                                                             int32_t* counts,
@@ -137,7 +139,7 @@ __global__ void __launch_bounds__(kThreads, 1) route_kernel(const __grid_constan
   const Asked asked{counts, !kCountFirst};
   const int units = asked.load(b, t, b.thread);
   slice.add_all(b, counts, cell, s);
-  count_tokens<true>(b, t, tokens, id, s);
+  count_tokens<kSize, true>(b, t, tokens, id, s);
   asked.store(b, t, s, b.thread, units);
 #pragma unroll 1
   for (int i = b.thread + kThreads; i < asked.number(b, t); i += kThreads) {
@@ -162,10 +164,10 @@ __global__ void __launch_bounds__(kThreads, 1) route_kernel(const __grid_constan
   tokens.copy_weights(b.lane, weight);
   wait_for(s, kColumns);
   __syncthreads();
-  solve(b, t, s, problem.per_round);
+  solve<kSize>(b, t, s, problem.per_round);
   split_items(b, t, s);
   write_decision(b, t, s, out, b.source - batch.first_source);
-  assign_tokens(b, t, tokens, problem.per_rank, problem.per_shared, s);
+  assign_tokens<kSize>(b, t, tokens, problem.per_rank, problem.per_shared, s);
 }
 
 inline constexpr int kMaxSharedBytes = 227 * 1024;
@@ -215,6 +217,21 @@ Status launch(int num_bytes,
 }
 
 template <bool kCountFirst, typename Id>
+auto route_kernel_of(Size size) {
+  switch (size) {
+    case Size::kPlain:
+      return route_kernel<Size::kPlain, kCountFirst, Id>;
+    case Size::kSmall:
+      return route_kernel<Size::kSmall, kCountFirst, Id>;
+    case Size::kMedium:
+      return route_kernel<Size::kMedium, kCountFirst, Id>;
+    case Size::kLarge:
+      break;
+  }
+  return route_kernel<Size::kLarge, kCountFirst, Id>;
+}
+
+template <bool kCountFirst, typename Id>
 Status launch_route(const DevicePlacement& placement,
                     const Batch<Id>& batch,
                     int32_t* counts,
@@ -224,20 +241,21 @@ Status launch_route(const DevicePlacement& placement,
   Problem problem(placement.shape(), batch);
   for (int i = 0; i < 2; ++i) problem.packed[i] = placement.tables(i);
   problem.active = placement.active();
-  return launch(problem.memory.num_bytes, batch.num_sources, stream, route_kernel<kCountFirst, Id>,
-                problem, batch, counts, decision);
+  return launch(problem.memory.num_bytes, batch.num_sources, stream,
+                route_kernel_of<kCountFirst, Id>(placement.shape().size()), problem, batch, counts,
+                decision);
 }
 
 }  // namespace
 
-// Lets the kernels have all the shared memory there is.
-Status prepare_kernels() {
+// Lets the kernels for problems of a size have all the shared memory there is.
+Status prepare_kernels(Size size) {
   for (const void* kernel : {reinterpret_cast<const void*>(count_kernel<int32_t>),
                              reinterpret_cast<const void*>(count_kernel<int64_t>),
-                             reinterpret_cast<const void*>(route_kernel<false, int32_t>),
-                             reinterpret_cast<const void*>(route_kernel<false, int64_t>),
-                             reinterpret_cast<const void*>(route_kernel<true, int32_t>),
-                             reinterpret_cast<const void*>(route_kernel<true, int64_t>)}) {
+                             reinterpret_cast<const void*>(route_kernel_of<false, int32_t>(size)),
+                             reinterpret_cast<const void*>(route_kernel_of<false, int64_t>(size)),
+                             reinterpret_cast<const void*>(route_kernel_of<true, int32_t>(size)),
+                             reinterpret_cast<const void*>(route_kernel_of<true, int64_t>(size))}) {
     cudaError_t error =
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kMaxSharedBytes);
     if (error == cudaSuccess) {  // more than eight blocks a cluster

@@ -36,7 +36,7 @@ struct Tables {
   SharedArray<uint16_t> packed, expert_item, expert_slot, slot_expert, item_expert, item_begin,
       arc_rank, arc_item, arc_slot, rank_arc_begin, rank_arcs, place_rank, subtree_end, tree_begin,
       tree_end, arc_out, arc_in;
-  SharedArray<uint32_t> item_ranks;
+  SharedArray<uint32_t> item_ranks, rank_arc_sets, item_arc_sets;
   SharedArray<int32_t> near_response;
 };
 
@@ -64,6 +64,7 @@ struct Scratch {
   SharedArray<int32_t> slice_before;   // likewise, over the rows of lower sources
   SharedArray<int32_t> slice_own;      // likewise, this source's row, if it is there
   SharedArray<uint16_t> warp_count;    // [kWarps, max_items], of items; later each warp's first
+  SharedArray<uint16_t> warp_arc;      // [kWarps, max_items], where a warp's occurrences begin
   SharedArray<int32_t> warp_offers;    // [kWarps, num_ranks]; likewise
   SharedArray<int32_t> block_offers;   // [offer_row_size()]
   SharedArray<int32_t> offers_before;  // [num_ranks], of lower blocks
@@ -82,8 +83,10 @@ struct Scratch {
   SharedArray<int32_t> share_load;      // [num_ranks], if items lay in equal shares
   SharedArray<int32_t> target;          // [num_ranks], what the start aims at
   SharedArray<int32_t> potential;       // [num_ranks]
+  SharedArray<int32_t> heights;         // [kWarps, num_ranks rounded up], of an item's ranks
   SharedArray<int32_t> surplus_before;  // [num_ranks + 1], of lower places
   SharedArray<int32_t> home_cost;       // [num_ranks], shared experts that stay at home
+  SharedArray<int32_t> surplus;         // [num_ranks], of equal shares above the target
   SharedArray<int32_t> load;            // [num_ranks]
   SharedArray<int32_t> capacity;        // [num_ranks]
   SharedArray<int32_t> rank_label;      // [num_ranks]
@@ -93,6 +96,7 @@ struct Scratch {
   SharedArray<int32_t> left_end;    // [num_ranks], shared quotas nobody preferred, summed
   SharedArray<int32_t> bound;       // [1]
   SharedArray<int32_t> step;        // [1], of levelling
+  SharedArray<int32_t> has_trees;   // [1], whether trees level the start
 };
 
 enum Mailbox { kCounts, kColumns, kOffers, kMailboxes };
@@ -117,14 +121,18 @@ struct Memory {
     take(s.column, kSlices * shape.slice_size());
     take(s.sent_offers, kBlocks * shape.offer_row_size());
     take(s.warp_offers, kWarps * ranks);
+    take(s.warp_arc, kWarps * items);
     take(s.block_offers, shape.offer_row_size());
-    for (auto* few : {&s.warp_active, &s.block_active, &s.bound, &s.step}) take(*few, kWarps);
-    for (auto* list : {&s.offers_before, &s.tokens, &s.target, &s.potential, &s.home_cost, &s.load,
-                       &s.capacity, &s.rank_label, &s.rank_next, &s.left_end}) {
+    for (auto* few : {&s.warp_active, &s.block_active, &s.bound, &s.step, &s.has_trees})
+      take(*few, kWarps);
+    for (auto* list :
+         {&s.offers_before, &s.tokens, &s.target, &s.potential, &s.surplus, &s.home_cost, &s.load,
+          &s.capacity, &s.rank_label, &s.rank_next, &s.left_end}) {
       take(*list, ranks);
     }
     for (auto* list : {&s.surplus_before, &s.away_begin}) take(*list, ranks + 1);
     take(s.path, 2 * ranks);
+    take(s.heights, kWarps * kWarpSize * most_rank_words(shape.size()));
     for (auto* list : {&s.local, &s.amount, &s.quota_end}) take(*list, arcs);
     for (auto* list : {&s.item_label, &s.item_next}) take(*list, items);
     cleared_at = num_bytes;
@@ -172,6 +180,8 @@ struct Memory {
     place(t.arc_out, at.arc_out);
     place(t.arc_in, at.arc_in);
     place(t.item_ranks, at.item_ranks);
+    place(t.rank_arc_sets, at.rank_arc_sets);
+    place(t.item_arc_sets, at.item_arc_sets);
     place(t.near_response, at.response);
   }
 };
@@ -184,6 +194,13 @@ struct Block {
 
   int thread, warp, lane;
 };
+
+__device__ inline int first_routed_item(const Block& b) {
+  return b.shape.shared_is_item ? 1 : 0;
+}
+__device__ inline int first_routed_arc(const Block& b) {
+  return b.shape.shared_is_item ? b.shape.num_ranks : 0;
+}
 
 __device__ inline int sum_of_warp(int value) {
   return __reduce_add_sync(kFullWarp, value);

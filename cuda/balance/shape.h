@@ -18,8 +18,6 @@ inline constexpr int kMaxRanks = 128;
 inline constexpr int kMaxExperts = 1024;  // logical
 inline constexpr int kMaxSlots = 2048;
 inline constexpr int kMaxTopK = 32;
-inline constexpr int kMaxFreeRanks = 64;  // up to which free ways are looked for, see free_ways.cuh
-inline constexpr int kMaxFreeArcs = 128;
 inline constexpr int kMaxPeerItems = 129;     // up to which a warp keeps the lanes of every item
 inline constexpr int kSlices = 16;            // of the experts, a block of a cluster each
 inline constexpr int kMaxResponseRanks = 64;  // up to which the matrix is in shared memory
@@ -47,6 +45,28 @@ struct Divisor {
 #endif
 };
 
+// What a kernel is made for, so that it holds no code that its problem never needs: a routing runs
+// through its code once, and reading the code is a good part of its time.
+enum class Size {
+  kPlain,   // no redundant slots
+  kSmall,   // ranks and arcs with a choice of copies fit one and two registers of a warp
+  kMedium,  // two and four
+  kLarge,
+};
+inline constexpr int kWarpSize = 32;
+
+// Registers of a warp that hold the ranks, and the arcs with a choice of copies; 0: they do not
+// fit.
+PLIMSOLL_HD constexpr int rank_words(Size size) {
+  return size == Size::kMedium ? 2 : size == Size::kLarge ? 0 : 1;
+}
+PLIMSOLL_HD constexpr int most_rank_words(Size size) {
+  return size == Size::kLarge ? kMaxRanks / kWarpSize : rank_words(size);
+}
+PLIMSOLL_HD constexpr int arc_words(Size size) {
+  return size == Size::kSmall ? 2 : size == Size::kMedium ? 4 : 0;
+}
+
 // Fixed for a deployment: placements change beneath a captured graph, these do not.
 struct Shape {
   int num_ranks = 0;
@@ -69,14 +89,15 @@ struct Shape {
   // What a block sends to another: its counts of a slice and its active tokens, or its offers.
   PLIMSOLL_HD int slice_row_size() const { return slice_size() + 4; }
   PLIMSOLL_HD int offer_row_size() const { return (num_ranks + 3) / 4 * 4; }
-  // Of a set of ranks.
-  PLIMSOLL_HD int num_words() const { return (num_ranks + 31) / 32; }
-  // Whether a warp can hold what it takes to look for free ways, sets of ranks for every item too.
-  PLIMSOLL_HD bool has_rank_sets() const {
-    return num_ranks <= kMaxFreeRanks && 2 * num_redundant() <= kMaxFreeArcs;
-  }
-  PLIMSOLL_HD int num_rank_set_words() const {
-    return has_rank_sets() ? num_words() * max_items() : 0;
+  PLIMSOLL_HD Size size() const {
+    if (num_redundant() == 0) return Size::kPlain;
+    for (const Size size : {Size::kSmall, Size::kMedium}) {
+      if (num_ranks <= kWarpSize * rank_words(size) &&
+          2 * num_redundant() <= kWarpSize * arc_words(size)) {
+        return size;
+      }
+    }
+    return Size::kLarge;
   }
   PLIMSOLL_HD bool has_few_items() const { return max_items() <= kMaxPeerItems; }
   PLIMSOLL_HD int max_arcs() const {
@@ -106,9 +127,13 @@ struct TableLayout {
   int tree_end;     // [num_ranks]
   int arc_out;      // [num_ranks]
   int arc_in;       // [num_ranks]
-  int item_ranks;   // [num_rank_set_words()], uint32: the ranks of an item, a bit each
-  int response;     // [num_ranks, num_ranks], int32; the last, since it may stay where it is
-  int size;         // a multiple of 8: 16 bytes
+  // Sets, a bit each, of uint32; where they do not fit a warp there are none.
+  int item_ranks;  // [max_items, rank_words]
+  // Of the arcs of routed items, counted from the first of them.
+  int rank_arc_sets;  // [num_ranks, arc_words]
+  int item_arc_sets;  // [max_items, arc_words]
+  int response;       // [num_ranks, num_ranks], int32; the last, since it may stay where it is
+  int size;           // a multiple of 8: 16 bytes
 
   PLIMSOLL_HD explicit TableLayout(const Shape& s) {
     size = 8;
@@ -126,7 +151,11 @@ struct TableLayout {
       take(*array, s.num_ranks);
     }
     align();
-    take(item_ranks, 2 * s.num_rank_set_words());
+    take(item_ranks, 2 * s.max_items() * rank_words(s.size()));
+    align();
+    take(rank_arc_sets, 2 * s.num_ranks * arc_words(s.size()));
+    align();
+    take(item_arc_sets, 2 * s.max_items() * arc_words(s.size()));
     align();
     take(response, 2 * s.num_ranks * s.num_ranks);
     align();

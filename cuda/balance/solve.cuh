@@ -18,19 +18,35 @@ __device__ inline bool has_excess(const Block& b, const Scratch& s) {
   return __any_sync(kFullWarp, is_over);
 }
 
-// By one warp, from the start: what costs no message, then the usual rest.
-__device__ inline Step level_nearby(const Block& b, const Tables& t, const Scratch& s) {
-  __syncwarp();
-  if (!has_excess(b, s)) return kLevel;
-  if (t.num_items > first_routed_item(b)) {
-    if (!b.shape.has_rank_sets()) return kLookFarther;
-    if (b.shape.num_ranks <= 32 && 2 * b.shape.num_redundant() <= 64) {
-      push_free_ways<1, 2>(b, t, s);
-    } else {
-      push_free_ways<kMaxFreeRanks / 32, kMaxFreeArcs / 32>(b, t, s);
-    }
-    if (!has_excess(b, s)) return kLevel;
+template <Size kSize>
+using Ways = FreeWays<rank_words(kSize), arc_words(kSize)>;
+
+// By one warp, after pouring: what else costs no message. Whether the trees are of use is asked
+// under the first bound.
+template <Size kSize>
+__device__ inline void level_free(
+    const Block& b, const Tables& t, const Scratch& s, Ways<kSize>& ways, bool is_first) {
+  ways.load_units(b, t, s);
+  const bool has_trees = is_first ? ways.has_step(b, t, s) : s.has_trees[0] != 0;
+  if (has_trees) {
+    level_trees<kSize>(b, t, s);
+    ways.load_units(b, t, s);
   }
+  if (ways.level(t)) ways.store(b, t, s);
+  __syncwarp();
+  if (b.lane == 0) s.has_trees[0] = has_trees;
+}
+
+// By one warp: what costs no message, then the usual rest.
+template <Size kSize>
+__device__ inline Step level_nearby(
+    const Block& b, const Tables& t, const Scratch& s, Ways<kSize>& ways, bool is_first) {
+  __syncwarp();
+  const bool has_items = kSize != Size::kPlain && t.num_items > first_routed_item(b);
+  if constexpr (kSize != Size::kPlain) {
+    if (has_items) level_free<kSize>(b, t, s, ways, is_first);
+  }
+  if (kSize == Size::kLarge && has_items) return has_excess(b, s) ? kLookFarther : kLevel;
   return push_shared_directly(b, s) ? kLevel : kLookFarther;
 }
 
@@ -60,10 +76,8 @@ __device__ inline void raise_bound(const Block& b, const Scratch& s) {
 // By all: the shared experts back home, under the raised bound.
 __device__ inline void start_again(const Block& b, const Scratch& s) {
   for (int r = b.thread; r < b.shape.num_ranks; r += kThreads) {
-    if (b.shape.shared_is_item) {
-      s.load[r] += s.local[r] - s.amount[r];
-      s.amount[r] = s.local[r];
-    }
+    if (b.shape.shared_is_item) s.amount[r] = s.local[r];
+    s.load[r] = base_load(b, s, r);
     s.capacity[r] = s.bound[0] - s.home_cost[r];
   }
   __syncthreads();
@@ -71,19 +85,26 @@ __device__ inline void start_again(const Block& b, const Scratch& s) {
 
 // From s.column, s.local and s.tokens to s.amount: how much of each item every rank takes, under
 // the smallest possible maximum, s.bound.
+template <Size kSize>
 __device__ inline void solve(const Block& b, const Tables& t, const Scratch& s, Divisor per_round) {
   sum_ranks(b, t, s, per_round);
   if (b.warp == 0) set_bound(b, s, per_round);
-  const bool has_items = t.num_items > first_routed_item(b);
-  if (has_items) __syncthreads();
-  for (int round = 0;;) {
-    if (has_items) round = spread(b, t, s, round);
+  const bool has_items = kSize != Size::kPlain && t.num_items > first_routed_item(b);
+  Ways<kSize> ways(b);
+  if (has_items) {
+    __syncthreads();
+    if (kSize != Size::kSmall) set_potentials(b, t, s);
+    if (b.warp == 0) ways.load_tables(b, t);
+    pour_items<kSize>(b, t, s);
+  }
+  for (bool is_first = true;; is_first = false) {
     if (b.warp == 0) {
-      const Step step = level_nearby(b, t, s);
+      const Step step = level_nearby<kSize>(b, t, s, ways, is_first);
       if (b.lane == 0) s.step[0] = step;
     }
     __syncthreads();
-    if (s.step[0] == kLevel) return;
+    if (s.step[0] == kLevel) [[likely]]
+      return;
     Step step;
     while ((step = step_far(b, t, s)) == kPush) {
       if (b.warp == 0) Pusher(b, t, s).push_excess();
@@ -93,6 +114,7 @@ __device__ inline void solve(const Block& b, const Tables& t, const Scratch& s, 
     if (b.warp == 0) raise_bound(b, s);
     __syncthreads();
     start_again(b, s);
+    if (has_items) pour_items<kSize>(b, t, s);
   }
 }
 

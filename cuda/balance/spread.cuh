@@ -7,13 +7,6 @@
 
 namespace plimsoll::gpu {
 
-__device__ inline int first_routed_item(const Block& b) {
-  return b.shape.shared_is_item ? 1 : 0;
-}
-__device__ inline int first_routed_arc(const Block& b) {
-  return b.shape.shared_is_item ? b.shape.num_ranks : 0;
-}
-
 __device__ inline int equal_share(const Tables& t, const Scratch& s, int arc, int item) {
   const unsigned begin = t.item_begin[item];
   const unsigned copies = t.item_begin[item + 1] - begin;
@@ -58,6 +51,15 @@ __device__ inline void sum_ranks(const Block& b,
   __syncthreads();
 }
 
+__device__ inline int clamped(int value, int most) {
+  return max(min(value, most), -most);
+}
+
+// What a rank has of experts that have no other, and of shared experts at home.
+__device__ inline int base_load(const Block& b, const Scratch& s, int r) {
+  return s.fixed_load[r] + (b.shape.shared_is_item ? b.shape.num_shared_experts * s.tokens[r] : 0);
+}
+
 // The bounds that need no search, a rank's own fixed load and the mean; and what follows from them
 // for every rank. By one warp.
 __device__ inline void set_bound(const Block& b, const Scratch& s, Divisor per_round) {
@@ -82,25 +84,24 @@ __device__ inline void set_bound(const Block& b, const Scratch& s, Divisor per_r
     const int capacity = bound - (b.shape.shared_is_item ? 0 : shared);
     s.home_cost[r] = bound - capacity;
     s.capacity[r] = capacity;
-    s.target[r] = max(fixed + s.home_load[r], capacity);
-    s.load[r] = fixed + s.share_load[r];
-    s.potential[r] = 0;
+    const int target = max(fixed + s.home_load[r], capacity);
+    s.target[r] = target;
+    s.surplus[r] = clamped(fixed + s.share_load[r] - target, static_cast<int>(kMaxSurplus));
+    s.load[r] = base_load(b, s, r);
   }
   if (b.lane == 0) s.bound[0] = bound;
 }
 
-__device__ inline int clamped(int value, int most) {
-  return max(min(value, most), -most);
-}
-
-__device__ inline int surplus(const Scratch& s, int r) {
-  return clamped(s.load[r] - s.target[r], static_cast<int>(kMaxSurplus));
+// A rank's potential: a row of the response times the surpluses.
+__device__ inline int potential_of(long long product) {
+  constexpr long long kMost = kMaxHeight;
+  return static_cast<int>(max(min(product >> kResponseBits, kMost), -kMost));
 }
 
 inline constexpr int kGroup = 8;  // lanes working for one rank
 
-// Adds to the potentials what would level the surpluses if no item ran out.
-__device__ inline void add_potentials(const Block& b, const Tables& t, const Scratch& s) {
+// Potentials that would level the surpluses if no item ran out, a rank a group of lanes.
+__device__ inline void set_potentials(const Block& b, const Tables& t, const Scratch& s) {
   const int num_ranks = b.shape.num_ranks;
   const int lane = b.lane % kGroup;
   const int32_t* response = t.far_response == nullptr ? &t.near_response[0] : t.far_response;
@@ -110,89 +111,123 @@ __device__ inline void add_potentials(const Block& b, const Tables& t, const Scr
     long long sum = 0;
 #pragma unroll 4
     for (int q = lane; q < num_ranks; q += kGroup) {
-      sum += static_cast<long long>(response[r * num_ranks + q]) * surplus(s, q);
+      sum += static_cast<long long>(response[r * num_ranks + q]) * s.surplus[q];
     }
-    sum = sum_of_group<kGroup>(sum) >> kResponseBits;
-    constexpr long long kFar = 2 * kMaxHeight;  // from any potential leads out of range
-    const int more = static_cast<int>(max(min(sum, kFar), -kFar));
-    if (lane == 0 && first + b.lane / kGroup < num_ranks) {
-      s.potential[r] = clamped(s.potential[r] + more, static_cast<int>(kMaxHeight));
-    }
+    sum = sum_of_group<kGroup>(sum);
+    if (lane == 0 && first + b.lane / kGroup < num_ranks) s.potential[r] = potential_of(sum);
   }
   __syncthreads();
 }
 
-// Pours the free units of an item over its ranks, by one warp, kArcs of them a lane: the lowest
-// take them, the odd ones go to the first ranks. Keeps up what the ranks hold.
-//
-// A rank that is as high as h is reached if filling all ranks up to h takes no more than there is;
-// the surface is the lowest that any rank and those below it could be filled to.
-template <int kArcs>
-__device__ inline void pour(
-    const Block& b, const Tables& t, const Scratch& s, int begin, int num_arcs, unsigned num_free) {
-  constexpr int kMost = static_cast<int>(kMaxHeight);
-  constexpr int kFew = 4;  // heights that are under way from lane to lane at a time
-  unsigned height[kArcs], sum[kArcs], below[kArcs] = {};
-  int rank[kArcs], local[kArcs], amount[kArcs];
+// The arcs of an item, kArcs of them a lane, and how its free units are poured over their ranks, by
+// one warp.
+template <Size kSize, int kArcs>
+struct Pouring {
+  int begin, num_arcs;
+  unsigned num_free;
+  int rank[kArcs], local[kArcs], potential[kArcs];
+
+  __device__ Pouring(const Block& b, const Tables& t, const Scratch& s, int item)
+      : begin(t.item_begin[item]),
+        num_arcs(t.item_begin[item + 1] - begin),
+        num_free(s.column[t.item_expert[item]].total - s.item_home[item]) {
 #pragma unroll
-  for (int j = 0; j < kArcs; ++j) {
-    const bool is_arc = 32 * j + b.lane < num_arcs;
-    const int a = is_arc ? begin + 32 * j + b.lane : begin;
-    rank[j] = t.arc_rank[a];
-    local[j] = s.local[a];
-    amount[j] = s.amount[a];
-    height[j] = is_arc ? min(local[j], kMost) + s.potential[rank[j]] + kMost : UINT_MAX;
-    sum[j] = num_free;
+    for (int j = 0; j < kArcs; ++j) {
+      const int a = begin + (is_arc(b, j) ? kWarpSize * j + b.lane : 0);
+      rank[j] = t.arc_rank[a];
+      local[j] = s.local[a];
+    }
+    if constexpr (kSize == Size::kSmall) {
+      set_potentials_of_ranks(b, t, s);
+    } else {
+#pragma unroll
+      for (int j = 0; j < kArcs; ++j) potential[j] = s.potential[rank[j]];
+    }
   }
+
+  __device__ bool is_arc(const Block& b, int j) const {
+    return kWarpSize * j + b.lane < num_arcs;
+  }
+
+  // For few ranks that is quicker than waiting for others to do it. The response is symmetric.
+  __device__ void set_potentials_of_ranks(const Block& b, const Tables& t, const Scratch& s) {
+    const int num_ranks = b.shape.num_ranks;
+    const int surplus = b.lane < num_ranks ? s.surplus[b.lane] : 0;
+    long long sum[kArcs] = {};
+#pragma unroll 8
+    for (int q = 0; q < num_ranks; ++q) {
+      const long long there = __shfl_sync(kFullWarp, surplus, q);
 #pragma unroll
-  for (int i = 0; i < kArcs; ++i) {
+      for (int j = 0; j < kArcs; ++j) sum[j] += there * t.near_response[q * num_ranks + rank[j]];
+    }
+#pragma unroll
+    for (int j = 0; j < kArcs; ++j) potential[j] = potential_of(sum[j]);
+  }
+
+  // The lowest ranks take the units, the odd ones go to the first of them; adds up what the ranks
+  // hold then. A rank takes some if filling all lower ones up to it takes no more than there is.
+  __device__ void pour(const Block& b, const Scratch& s) const {
+    constexpr int kMost = static_cast<int>(kMaxHeight);
+    const auto heights = s.heights.from(b.warp * most_rank_words(kSize) * kWarpSize);
+    int height[kArcs];
+    unsigned to_fill[kArcs] = {};
+#pragma unroll
+    for (int j = 0; j < kArcs; ++j) {
+      height[j] = is_arc(b, j) ? min(local[j], kMost) + potential[j] + kMost : INT_MAX / 2;
+      heights[kWarpSize * j + b.lane] = height[j];
+    }
+    __syncwarp();
 #pragma unroll 1
-    for (int first = 0; first < min(num_arcs - 32 * i, 32); first += kFew) {
+    for (int first = 0; first < num_arcs; first += 8) {
+      const auto* few = reinterpret_cast<const int4*>(&heights[first]);
+      const int4 low = few[0];
+      const int4 high = few[1];
 #pragma unroll
-      for (int lane = first; lane < first + kFew; ++lane) {
-        const unsigned other = __shfl_sync(kFullWarp, height[i], lane);
-#pragma unroll
-        for (int j = 0; j < kArcs; ++j) {
-          below[j] += other <= height[j] ? 1 : 0;
-          sum[j] += other <= height[j] ? other : 0;
-        }
+      for (int j = 0; j < kArcs; ++j) {
+        const int h = height[j];
+        to_fill[j] += max(h - low.x, 0) + max(h - low.y, 0) + max(h - low.z, 0) +
+                      max(h - low.w, 0) + max(h - high.x, 0) + max(h - high.y, 0) +
+                      max(h - high.z, 0) + max(h - high.w, 0);
       }
     }
-  }
-  unsigned surface = UINT_MAX;
+    unsigned takers[kArcs];
+    unsigned sum = 0;  // of their heights
+    int num_takers = 0;
 #pragma unroll
-  for (int j = 0; j < kArcs; ++j) {
-    if (height[j] != UINT_MAX) surface = min(surface, sum[j] / below[j]);
-  }
-  surface = __reduce_min_sync(kFullWarp, surface);
-  unsigned filled = 0;
+    for (int j = 0; j < kArcs; ++j) {
+      const bool is_taker = is_arc(b, j) && to_fill[j] <= num_free;
+      takers[j] = __ballot_sync(kFullWarp, is_taker);
+      num_takers += __popc(takers[j]);
+      sum += is_taker ? height[j] : 0;
+    }
+    sum = __reduce_add_sync(kFullWarp, sum) + num_free;
+    const unsigned surface = sum / num_takers;
+    int odd = static_cast<int>(sum - surface * num_takers);
 #pragma unroll
-  for (int j = 0; j < kArcs; ++j) filled += height[j] <= surface ? surface - height[j] : 0;
-  unsigned odd = num_free - __reduce_add_sync(kFullWarp, filled);
-#pragma unroll
-  for (int j = 0; j < kArcs; ++j) {
-    const bool is_taker = height[j] <= surface;
-    const unsigned takers = __ballot_sync(kFullWarp, is_taker);
-    const unsigned before = __popc(takers & ((1u << b.lane) - 1));
-    const int taken = is_taker ? surface - height[j] + (before < odd ? 1 : 0) : 0;
-    odd -= min(odd, __popc(takers));
-    if (32 * j + b.lane < num_arcs) {
-      atomicAdd(&s.load[rank[j]], local[j] + taken - amount[j]);
-      s.amount[begin + 32 * j + b.lane] = local[j] + taken;
+    for (int j = 0; j < kArcs; ++j) {
+      if (is_arc(b, j)) {
+        const int before = __popc(takers[j] & ((1u << b.lane) - 1));
+        const int taken = static_cast<int>(surface) - height[j] + (before < odd ? 1 : 0);
+        const int amount = local[j] + (takers[j] >> b.lane & 1 ? taken : 0);
+        atomicAdd(&s.load[rank[j]], amount);
+        s.amount[begin + kWarpSize * j + b.lane] = amount;
+      }
+      odd -= __popc(takers[j]);
     }
   }
-}
+};
 
+// Pours all items, a warp each, the first warp the last: fills s.amount and adds to s.load.
+template <Size kSize>
 __device__ inline void pour_items(const Block& b, const Tables& t, const Scratch& s) {
+  constexpr int kMostArcs = most_rank_words(kSize);
 #pragma unroll 1
-  for (int i = first_routed_item(b) + b.warp; i < t.num_items; i += kWarps) {
-    const int begin = t.item_begin[i];
-    const int num_arcs = t.item_begin[i + 1] - begin;
-    const unsigned num_free = s.column[t.item_expert[i]].total - s.item_home[i];
-    if (num_arcs <= 32) {
-      pour<1>(b, t, s, begin, num_arcs, num_free);
+  for (int i = first_routed_item(b) + (b.warp + kWarps - 1) % kWarps; i < t.num_items;
+       i += kWarps) {
+    if (kMostArcs == 1 || t.item_begin[i + 1] - t.item_begin[i] <= kWarpSize) {
+      Pouring<kSize, 1>(b, t, s, i).pour(b, s);
     } else {
-      pour<kMaxRanks / 32>(b, t, s, begin, num_arcs, num_free);
+      Pouring<kSize, kMostArcs>(b, t, s, i).pour(b, s);
     }
   }
   __syncthreads();
@@ -219,52 +254,47 @@ __device__ inline int units_to_parent(
   return max(min(wanted, up), -down);
 }
 
-// Levels along the trees what rounding left, as far as free units are there; a thread a place.
-__device__ inline void level_trees(const Block& b, const Tables& t, const Scratch& s) {
-  const int num_ranks = b.shape.num_ranks;
-  const int place = b.thread;
-  const bool is_place = place < num_ranks;
-  int out = kNone;
-  int in = 0;
-  int up = 0;
-  unsigned down = 0;
-  if (b.warp * 32 < num_ranks) {
-    if (is_place) out = t.arc_out[place];
-    in = out == kNone ? 0 : t.arc_in[place];
-    const int from = out == kNone ? 0 : out;
-    const int item = t.arc_item[in];
-    const unsigned num_children = t.item_begin[item + 1] - t.item_begin[item] - 1;
-    up = s.amount[from] - s.local[from];
-    down = static_cast<unsigned>(s.amount[in] - s.local[in]) / max(num_children, 1u);
-    int lower = 0;
-#pragma unroll 1
-    for (int p = b.lane; p < b.warp * 32; p += 32) lower += surplus(s, t.place_rank[p]);
-    const int own = is_place ? surplus(s, t.place_rank[place]) : 0;
-    const int up_to = sum_of_warp(lower) + scan_lanes(own, b.lane);
-    if (is_place) s.surplus_before[place + 1] = up_to;
-    if (place == 0) s.surplus_before[0] = 0;
-  }
-  __syncthreads();
-  if (out != kNone) {
-    const int moved = units_to_parent(t, s, place, static_cast<int>(down), up);
-    atomicSub(&s.amount[out], moved);
-    atomicAdd(&s.amount[in], moved);
-    atomicSub(&s.load[t.arc_rank[out]], moved);
-    atomicAdd(&s.load[t.arc_rank[in]], moved);
-  }
-  __syncthreads();
+// What a rank has above its target, or below.
+__device__ inline int surplus_of(const Scratch& s, int r) {
+  return clamped(s.load[r] - s.target[r], static_cast<int>(kMaxSurplus));
 }
 
-// Fills s.amount and s.load, from potentials or, once all rounds are done, from those there are.
-// Returns the rounds done.
-__device__ inline int spread(const Block& b, const Tables& t, const Scratch& s, int round) {
-#pragma unroll 1
-  do {
-    if (round < kSpreadRounds) add_potentials(b, t, s);
-    pour_items(b, t, s);
-  } while (++round < kSpreadRounds);
-  level_trees(b, t, s);
-  return round;
+// Levels along the trees what rounding left, as far as free units are there; by one warp, a lane a
+// place.
+template <Size kSize>
+__device__ inline void level_trees(const Block& b, const Tables& t, const Scratch& s) {
+  constexpr int kWords = most_rank_words(kSize);
+  const int num_ranks = b.shape.num_ranks;
+  int out[kWords], in[kWords], up[kWords], down[kWords];
+  int lower = 0;
+  if (b.lane == 0) s.surplus_before[0] = 0;
+#pragma unroll
+  for (int i = 0; i < kWords; ++i) {
+    const int place = kWarpSize * i + b.lane;
+    const bool is_place = place < num_ranks;
+    const int own = is_place ? surplus_of(s, t.place_rank[place]) : 0;
+    out[i] = is_place ? t.arc_out[place] : kNone;
+    in[i] = out[i] == kNone ? 0 : t.arc_in[place];
+    const int from = out[i] == kNone ? 0 : out[i];
+    const int item = t.arc_item[in[i]];
+    const unsigned num_children = t.item_begin[item + 1] - t.item_begin[item] - 1;
+    up[i] = s.amount[from] - s.local[from];
+    down[i] = static_cast<unsigned>(s.amount[in[i]] - s.local[in[i]]) / max(num_children, 1u);
+    const int up_to = lower + scan_lanes(own, b.lane);
+    if (is_place) s.surplus_before[place + 1] = up_to;
+    if (kWords > 1) lower = __shfl_sync(kFullWarp, up_to, kWarpSize - 1);
+  }
+  __syncwarp();
+#pragma unroll
+  for (int i = 0; i < kWords; ++i) {
+    if (out[i] == kNone) continue;
+    const int moved = units_to_parent(t, s, kWarpSize * i + b.lane, down[i], up[i]);
+    atomicSub(&s.amount[out[i]], moved);
+    atomicAdd(&s.amount[in[i]], moved);
+    atomicSub(&s.load[t.arc_rank[out[i]]], moved);
+    atomicAdd(&s.load[t.arc_rank[in[i]]], moved);
+  }
+  __syncwarp();
 }
 
 }  // namespace plimsoll::gpu

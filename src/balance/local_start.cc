@@ -41,15 +41,15 @@ int64_t surplus(const RouteWorkspace& w, int rank) {
   return std::clamp(w.start_load[rank] - w.target[rank], -kMaxSurplus, kMaxSurplus);
 }
 
-// Adds to the potentials what would level the loads against the capacities if no item ran out.
-void add_potentials(const RouteTables& t, RouteWorkspace& w) {
+// The potentials that would level the loads against the capacities if no item ran out.
+void set_potentials(const RouteTables& t, RouteWorkspace& w) {
   for (int r = 0; r < t.num_ranks; ++r) {
     const int32_t* response = &t.spread.response[static_cast<size_t>(r) * t.num_ranks];
     int64_t sum = 0;
     for (int q = 0; q < t.num_ranks; ++q) {
       sum += response[q] * surplus(w, q);
     }
-    w.potential[r] = std::clamp(w.potential[r] + (sum >> kResponseBits), -kMaxHeight, kMaxHeight);
+    w.potential[r] = std::clamp(sum >> kResponseBits, -kMaxHeight, kMaxHeight);
   }
 }
 
@@ -72,6 +72,23 @@ void pour_items(const RouteTables& t, RouteWorkspace& w) {
       w.start_load[g.arc_rank[arc]] += w.start_amount[arc];
     }
   }
+}
+
+// Whether some rank with too much can give a unit to one with room in one step, and free of cost.
+bool has_free_step(const RouteTables& t, const RouteWorkspace& w) {
+  const LevelGraph& g = t.graph;
+  for (int item = 0; item < g.num_items; ++item) {
+    if (t.item_expert[item] < 0) continue;
+    bool gives = false;
+    bool takes = false;
+    for (int arc = g.item_begin[item]; arc < g.item_begin[item + 1]; ++arc) {
+      const int64_t over = w.start_load[g.arc_rank[arc]] - w.level.capacity[g.arc_rank[arc]];
+      gives |= over > 0 && w.start_amount[arc] > w.level.local[arc];
+      takes |= over < 0;
+    }
+    if (gives && takes) return true;
+  }
+  return false;
 }
 
 // What a tree's ranks have too much is dealt out over them evenly; the odd units stay with the
@@ -142,17 +159,14 @@ void start_in_equal_shares(const RouteTables& t,
 
 void spread_free_units(const RouteTables& t, RouteWorkspace& w) {
   if (t.spread.rank.empty()) return;
-  std::fill(w.potential.begin(), w.potential.end(), 0);
   std::copy_n(w.fixed_load.begin(), t.num_ranks, w.target.begin());
   for (int arc = 0; arc < t.graph.num_arcs(); ++arc) {
     w.target[t.graph.arc_rank[arc]] += w.level.local[arc];
   }
   for (int r = 0; r < t.num_ranks; ++r) w.target[r] = std::max(w.target[r], w.level.capacity[r]);
-  for (int round = 0; round < kSpreadRounds; ++round) {
-    if (!t.spread.response.empty()) add_potentials(t, w);
-    pour_items(t, w);
-  }
-  level_trees(t, w);
+  if (!t.spread.response.empty()) set_potentials(t, w);
+  pour_items(t, w);
+  if (has_free_step(t, w)) level_trees(t, w);
 }
 
 }  // namespace plimsoll

@@ -23,7 +23,6 @@ inline constexpr int64_t kMaxSurplus = 1 << 23;
 inline constexpr int kResponseBits = 16;  // of the fraction in SpreadTables::response
 // Making the response takes their number cubed; with more ranks the items are poured in turn.
 inline constexpr int kMaxResponseRanks = 128;
-inline constexpr int kSpreadRounds = 2;  // the second mends where experts had too few free units
 
 // first_item: the first that has a choice of copies; the shared expert's has all ranks.
 SpreadTables make_spread_tables(const LevelGraph& graph, int first_item);

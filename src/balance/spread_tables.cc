@@ -94,7 +94,7 @@ class TreeWalk {
 };
 
 // The inverse of the network's Laplacian on every tree, by Gauss and Jordan; a current of one
-// through every tree's ranks together makes it regular.
+// through every tree's ranks together makes it regular. Symmetric but for rounding.
 std::vector<double> potentials_of_currents(const LevelGraph& g,
                                            int first_item,
                                            const SpreadTables& s) {
@@ -143,8 +143,13 @@ SpreadTables make_spread_tables(const LevelGraph& graph, int first_item) {
   SpreadTables s;
   TreeWalk(graph, first_item, s).run();
   if (graph.num_ranks > kMaxResponseRanks) return s;
-  for (const double potential : potentials_of_currents(graph, first_item, s)) {
-    s.response.push_back(static_cast<int32_t>(std::lround(potential * (1 << kResponseBits))));
+  const std::vector<double> potential = potentials_of_currents(graph, first_item, s);
+  const int n = graph.num_ranks;
+  for (int r = 0; r < n; ++r) {
+    for (int q = 0; q < n; ++q) {
+      const double both = potential[r * n + q] + potential[q * n + r];
+      s.response.push_back(static_cast<int32_t>(std::lround(both / 2 * (1 << kResponseBits))));
+    }
   }
   return s;
 }
