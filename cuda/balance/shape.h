@@ -46,7 +46,7 @@ struct Divisor {
 };
 
 // What a kernel is made for, so that it holds no code that its problem never needs: a routing runs
-// through its code once, and reading the code is a good part of its time.
+// through its code once, and jumps over the rest cost it time.
 enum class Size {
   kPlain,   // no redundant slots
   kSmall,   // ranks and arcs with a choice of copies fit one and two registers of a warp
@@ -55,8 +55,8 @@ enum class Size {
 };
 inline constexpr int kWarpSize = 32;
 
-// Registers of a warp that hold the ranks, and the arcs with a choice of copies; 0: they do not
-// fit.
+// Registers of a lane in which a warp holds the ranks, and the arcs with a choice of copies. 0:
+// they do not fit, or there are none.
 PLIMSOLL_HD constexpr int rank_words(Size size) {
   return size == Size::kMedium ? 2 : size == Size::kLarge ? 0 : 1;
 }
