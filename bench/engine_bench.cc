@@ -1,10 +1,11 @@
-// Offline throughput of the whole engine on the demo model: prompt tokens and decoded tokens per second.
+// Offline throughput of the whole engine on the demo model: prompt tokens and decoded tokens per
+// second.
 #include <benchmark/benchmark.h>
 
 #include <cstdio>
 
 #include "engine/engine.h"
-#include "model/golden.h"
+#include "model/checkpoint/golden.h"
 
 namespace plimsoll {
 namespace {
@@ -46,7 +47,8 @@ void prefill(benchmark::State& state) {
   int64_t num_tokens = 0;
   for (auto _ : state) {
     for (int i = 0; i < 16; ++i) {
-      Request request{.id = i, .prompt = text_tokens(engine->config(), i * 61, 512), .max_tokens = 1};
+      Request request{
+          .id = i, .prompt = text_tokens(engine->config(), i * 61, 512), .max_tokens = 1};
       num_tokens += static_cast<int64_t>(request.prompt.size());
       if (!engine->submit(std::move(request)).ok()) return state.SkipWithError("refused");
     }
@@ -93,10 +95,22 @@ void decode(benchmark::State& state) {
   }
 }
 
-BENCHMARK(prefill)->ArgNames({"ep", "waterfill"})->Args({1, 0})->Args({2, 0})->Args({2, 1})->MeasureProcessCPUTime()->UseRealTime()->Unit(
-    benchmark::kMillisecond);
-BENCHMARK(decode)->ArgNames({"ep", "waterfill"})->Args({1, 0})->Args({2, 0})->Args({2, 1})->MeasureProcessCPUTime()->UseRealTime()->Unit(
-    benchmark::kMillisecond);
+BENCHMARK(prefill)
+    ->ArgNames({"ep", "waterfill"})
+    ->Args({1, 0})
+    ->Args({2, 0})
+    ->Args({2, 1})
+    ->MeasureProcessCPUTime()
+    ->UseRealTime()
+    ->Unit(benchmark::kMillisecond);
+BENCHMARK(decode)
+    ->ArgNames({"ep", "waterfill"})
+    ->Args({1, 0})
+    ->Args({2, 0})
+    ->Args({2, 1})
+    ->MeasureProcessCPUTime()
+    ->UseRealTime()
+    ->Unit(benchmark::kMillisecond);
 
 }  // namespace
 }  // namespace plimsoll

@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
-#include "model/experts.h"
-#include "model/kernels.h"
-#include "model/packed_matrix.h"
+#include "model/forward/experts.h"
+#include "model/kernels/kernels.h"
+#include "model/kernels/packed_matrix.h"
 
 namespace plimsoll {
 namespace {

@@ -1,5 +1,5 @@
-# plimsoll_layer(NAME DEPENDS target...) turns every source file of the current folder into the static
-# library plimsoll_NAME, and every *_test.cc beside them into the test program NAME_test.
+# plimsoll_layer(NAME DEPENDS target...) turns every source file of the current folder and its rooms into
+# the static library plimsoll_NAME, and every *_test.cc beside them into the test program NAME_test.
 
 add_library(plimsoll_settings INTERFACE)
 target_include_directories(plimsoll_settings INTERFACE ${PROJECT_SOURCE_DIR}/include
@@ -30,7 +30,7 @@ endfunction()
 
 function(plimsoll_layer name)
   cmake_parse_arguments(LAYER "" "" "DEPENDS;TEST_DEPENDS" ${ARGN})
-  file(GLOB sources CONFIGURE_DEPENDS *.cc)
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS *.cc)
   set(tests ${sources})
   list(FILTER sources EXCLUDE REGEX "_test\\.cc$")
   list(FILTER tests INCLUDE REGEX "_test\\.cc$")

@@ -9,9 +9,9 @@
 #include <cstdio>
 #include <cstdlib>
 
-#include "cuda/balance/device_case.h"
-#include "cuda/balance/exchange.h"
-#include "cuda/balance/gpu_route.h"
+#include "cuda/balance/route/device_case.h"
+#include "cuda/balance/route/exchange.h"
+#include "cuda/balance/route/gpu_route.h"
 
 namespace {
 

@@ -5,7 +5,7 @@
 #include <span>
 
 #include "record/counts.h"
-#include "record/npy.h"
+#include "record/formats/npy.h"
 #include "record/trace_parts.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {

@@ -9,8 +9,8 @@
 #include <span>
 #include <string>
 
-#include "model/golden.h"
-#include "model/safetensors.h"
+#include "model/checkpoint/golden.h"
+#include "model/checkpoint/safetensors.h"
 
 namespace {
 

@@ -5,8 +5,8 @@
 #include <string>
 #include <string_view>
 
-#include "model/tokenizer.h"
-#include "model/utf8.h"
+#include "model/tokenizer/tokenizer.h"
+#include "model/tokenizer/utf8.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static const auto kTokenizer =

@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "comm/mpi_launch.h"
-#include "command_line.h"
-#include "help.h"
-#include "terminal.h"
+#include "options/command_line.h"
+#include "options/help.h"
+#include "shared/terminal.h"
 
 using namespace plimsoll;
 

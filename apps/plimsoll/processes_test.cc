@@ -8,7 +8,7 @@
 #include <thread>
 
 #include "command_test_support.h"
-#include "serve/http_test_client.h"
+#include "serve/http/http_test_client.h"
 
 namespace plimsoll {
 namespace {

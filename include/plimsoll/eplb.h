@@ -9,8 +9,8 @@
 // expert 0.
 //
 // The reference computes in float32; so do these, and deepseek_vec adds the steps in torch's order,
-// that of processors with vectors of 8 floats. Counts that add up to more than 2^24 are not exact in
-// float32, and how the reference then rounds is up to its machine; here it is rounded once.
+// that of processors with vectors of 8 floats. Counts that add up to more than 2^24 are not exact
+// in float32, and how the reference then rounds is up to its machine; here it is rounded once.
 #pragma once
 
 #include <cstdint>

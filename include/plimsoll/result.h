@@ -31,12 +31,15 @@ inline Error corrupt_file(std::string message) {
 inline Error unsupported(std::string message) {
   return {ErrorCode::kUnsupported, std::move(message)};
 }
-inline Error io_error(std::string message) { return {ErrorCode::kIo, std::move(message)}; }
+inline Error io_error(std::string message) {
+  return {ErrorCode::kIo, std::move(message)};
+}
 inline Error unavailable(std::string message) {
   return {ErrorCode::kUnavailable, std::move(message)};
 }
 
-// Either a T or an Error. value() and error() may only be called on the side that holds; ok() tells.
+// Either a T or an Error. value() and error() may only be called on the side that holds; ok()
+// tells.
 template <typename T>
 class [[nodiscard]] Result {
  public:
@@ -63,6 +66,8 @@ class [[nodiscard]] Result {
 
 struct Done {};
 using Status = Result<Done>;
-inline Status ok_status() { return Done{}; }
+inline Status ok_status() {
+  return Done{};
+}
 
 }  // namespace plimsoll

@@ -77,8 +77,9 @@ struct RouteOptions {
 };
 
 // How free units, which may go to any copy of their expert, level the ranks: see
-// src/balance/local_start.h. Ranks that share experts, directly or through others, form a tree;
-// places list the ranks tree by tree, parents before their children. An arc is one of the graph's.
+// src/balance/route/local_start.h. Ranks that share experts, directly or through others, form a
+// tree; places list the ranks tree by tree, parents before their children. An arc is one of the
+// graph's.
 struct SpreadTables {
   // [num_ranks, num_ranks], potential here by a unit too much there; empty above 128 ranks.
   std::vector<int32_t> response;

@@ -2,7 +2,7 @@
 #include <algorithm>
 
 #include "engine/engine.h"
-#include "engine/survivors.h"
+#include "engine/rebalance/survivors.h"
 #include "ep/stopwatch.h"
 
 namespace plimsoll {

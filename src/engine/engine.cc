@@ -4,8 +4,8 @@
 #include <chrono>
 
 #include "comm/byte_stream.h"
-#include "engine/process_steps.h"
-#include "model/checkpoint.h"
+#include "engine/ranks/process_steps.h"
+#include "model/checkpoint/checkpoint.h"
 
 namespace plimsoll {
 namespace {

@@ -11,12 +11,12 @@
 #include <vector>
 
 #include "engine/elastic_stats.h"
-#include "engine/local_ranks.h"
 #include "engine/options.h"
-#include "engine/process_steps.h"
-#include "engine/rebalancer.h"
-#include "engine/request.h"
-#include "engine/scheduler.h"
+#include "engine/ranks/local_ranks.h"
+#include "engine/ranks/process_steps.h"
+#include "engine/rebalance/rebalancer.h"
+#include "engine/schedule/request.h"
+#include "engine/schedule/scheduler.h"
 
 namespace plimsoll {
 

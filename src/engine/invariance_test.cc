@@ -8,7 +8,7 @@
 #include <string>
 
 #include "engine/engine.h"
-#include "model/golden.h"
+#include "model/checkpoint/golden.h"
 
 namespace plimsoll {
 namespace {

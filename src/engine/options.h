@@ -7,10 +7,10 @@
 #include <vector>
 
 #include "comm/process_mesh.h"
-#include "engine/rebalancer.h"
-#include "engine/scheduler.h"
+#include "engine/rebalance/rebalancer.h"
+#include "engine/schedule/scheduler.h"
 #include "ep/moe_rank.h"
-#include "model/config.h"
+#include "model/checkpoint/config.h"
 #include "plimsoll/result.h"
 #include "record/recorder.h"
 

@@ -15,7 +15,7 @@
 
 #include "comm/job_test_support.h"
 #include "engine/engine.h"
-#include "model/safetensors.h"
+#include "model/checkpoint/safetensors.h"
 
 namespace plimsoll {
 namespace {

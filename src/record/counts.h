@@ -7,7 +7,7 @@
 
 #include "plimsoll/expert_location.h"
 #include "plimsoll/result.h"
-#include "record/number_array.h"
+#include "record/formats/number_array.h"
 
 namespace plimsoll {
 

@@ -4,8 +4,8 @@
 #include <nlohmann/json.hpp>
 
 #include "record/counts.h"
-#include "record/file_io.h"
-#include "record/json_text.h"
+#include "record/formats/file_io.h"
+#include "record/formats/json_text.h"
 #include "record/recording_reader.h"
 
 namespace plimsoll {

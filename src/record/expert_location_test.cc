@@ -4,8 +4,8 @@
 
 #include <numeric>
 
-#include "record/file_io.h"
-#include "record/test_files.h"
+#include "record/formats/file_io.h"
+#include "record/formats/test_files.h"
 
 namespace plimsoll {
 namespace {

@@ -5,10 +5,10 @@
 
 #include "plimsoll/expert_location.h"
 #include "plimsoll/trace.h"
-#include "record/file_io.h"
-#include "record/npy.h"
+#include "record/formats/file_io.h"
+#include "record/formats/npy.h"
+#include "record/formats/test_files.h"
 #include "record/recorder.h"
-#include "record/test_files.h"
 #include "record/trace_parts.h"
 #include "record/trtllm_yaml.h"
 

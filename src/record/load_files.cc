@@ -6,9 +6,9 @@
 #include "plimsoll/expert_location.h"
 #include "plimsoll/trace.h"
 #include "record/counts.h"
-#include "record/file_io.h"
-#include "record/json_text.h"
-#include "record/npy.h"
+#include "record/formats/file_io.h"
+#include "record/formats/json_text.h"
+#include "record/formats/npy.h"
 #include "record/trace_parts.h"
 #include "record/trtllm_yaml.h"
 

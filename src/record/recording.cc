@@ -9,8 +9,8 @@
 #include <set>
 
 #include "record/counts.h"
-#include "record/file_io.h"
-#include "record/pt_writer.h"
+#include "record/formats/file_io.h"
+#include "record/formats/pt_writer.h"
 #include "record/recorder.h"
 #include "record/recording_reader.h"
 

@@ -4,7 +4,7 @@
 #include <limits>
 
 #include "record/counts.h"
-#include "record/file_io.h"
+#include "record/formats/file_io.h"
 
 namespace plimsoll {
 namespace {

@@ -7,8 +7,8 @@
 
 #include "plimsoll/expert_location.h"
 #include "plimsoll/recording.h"
-#include "record/number_array.h"
-#include "record/pt_reader.h"
+#include "record/formats/number_array.h"
+#include "record/formats/pt_reader.h"
 
 namespace plimsoll {
 

@@ -5,8 +5,8 @@
 #include <numeric>
 
 #include "plimsoll/expert_location.h"
+#include "record/formats/test_files.h"
 #include "record/recorder.h"
-#include "record/test_files.h"
 
 namespace plimsoll {
 namespace {

@@ -9,8 +9,8 @@
 #include <optional>
 #include <thread>
 
-#include "balance/quotas.h"
 #include "balance/random.h"
+#include "balance/route/quotas.h"
 
 namespace plimsoll {
 namespace {

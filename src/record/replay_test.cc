@@ -6,7 +6,7 @@
 #include <cmath>
 
 #include "plimsoll/plan.h"
-#include "record/test_files.h"
+#include "record/formats/test_files.h"
 
 namespace plimsoll {
 namespace {

@@ -1,9 +1,9 @@
 #include <nlohmann/json.hpp>
 
 #include "plimsoll/expert_location.h"
-#include "record/file_io.h"
-#include "record/npy.h"
-#include "record/pt_writer.h"
+#include "record/formats/file_io.h"
+#include "record/formats/npy.h"
+#include "record/formats/pt_writer.h"
 #include "record/trtllm_yaml.h"
 
 namespace plimsoll {

@@ -7,9 +7,9 @@
 #include <span>
 
 #include "plimsoll/recording.h"
-#include "record/file_io.h"
-#include "record/json_text.h"
-#include "record/npy.h"
+#include "record/formats/file_io.h"
+#include "record/formats/json_text.h"
+#include "record/formats/npy.h"
 #include "record/recording_reader.h"
 #include "record/trace_parts.h"
 

@@ -7,7 +7,7 @@
 
 #include "plimsoll/recording.h"
 #include "plimsoll/trace.h"
-#include "record/number_array.h"
+#include "record/formats/number_array.h"
 
 namespace plimsoll {
 

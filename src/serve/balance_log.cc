@@ -4,7 +4,7 @@
 #include <numeric>
 #include <span>
 
-#include "engine/balance_summary.h"
+#include "engine/rebalance/balance_summary.h"
 #include "serve/rebalance_json.h"
 
 namespace plimsoll {

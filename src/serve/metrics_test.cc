@@ -1,5 +1,5 @@
 // docs/metrics.md against what a running server exports.
-#include "serve/metrics.h"
+#include "serve/loop/metrics.h"
 
 #include <gtest/gtest.h>
 
@@ -8,7 +8,7 @@
 #include <set>
 #include <sstream>
 
-#include "serve/http_test_client.h"
+#include "serve/http/http_test_client.h"
 #include "serve/server.h"
 
 namespace plimsoll {

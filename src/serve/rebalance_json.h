@@ -3,7 +3,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "engine/rebalancer.h"
+#include "engine/rebalance/rebalancer.h"
 
 namespace plimsoll {
 

@@ -4,10 +4,10 @@
 #include <nlohmann/json.hpp>
 
 #include "plimsoll/recording.h"
-#include "record/file_io.h"
-#include "record/zip.h"
-#include "serve/completion_job.h"
-#include "serve/json_reply.h"
+#include "record/formats/file_io.h"
+#include "record/formats/zip.h"
+#include "serve/http/json_reply.h"
+#include "serve/openai/completion_job.h"
 
 namespace plimsoll {
 namespace {

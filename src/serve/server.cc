@@ -5,10 +5,10 @@
 #include <nlohmann/json.hpp>
 #include <random>
 
-#include "model/checkpoint_fingerprint.h"
-#include "record/json_text.h"
+#include "model/checkpoint/checkpoint_fingerprint.h"
+#include "record/formats/json_text.h"
 #include "serve/balance_page.h"
-#include "serve/json_reply.h"
+#include "serve/http/json_reply.h"
 #include "serve/rebalance_json.h"
 #include "serve/recorder_dump.h"
 

@@ -9,14 +9,14 @@
 #include <optional>
 #include <string>
 
-#include "model/tokenizer.h"
+#include "model/tokenizer/tokenizer.h"
 #include "serve/balance_log.h"
-#include "serve/completion_job.h"
-#include "serve/engine_loop.h"
-#include "serve/http_server.h"
-#include "serve/metrics.h"
-#include "serve/prefill_client.h"
-#include "serve/prefill_service.h"
+#include "serve/http/http_server.h"
+#include "serve/loop/engine_loop.h"
+#include "serve/loop/metrics.h"
+#include "serve/openai/completion_job.h"
+#include "serve/pd/prefill_client.h"
+#include "serve/pd/prefill_service.h"
 
 namespace plimsoll {
 

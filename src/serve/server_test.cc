@@ -9,9 +9,9 @@
 #include <thread>
 
 #include "plimsoll/recording.h"
-#include "record/file_io.h"
-#include "record/zip.h"
-#include "serve/http_test_client.h"
+#include "record/formats/file_io.h"
+#include "record/formats/zip.h"
+#include "serve/http/http_test_client.h"
 
 namespace plimsoll {
 namespace {

@@ -1,0 +1,97 @@
+#include "commands/plan_numbers.h"
+
+#include <fmt/format.h>
+
+#include <charconv>
+#include <numeric>
+
+#include "commands/traffic.h"
+
+namespace plimsoll {
+namespace {
+
+double over_mean(int64_t load, const Certificate& certificate) {
+  return certificate.mean_load > 0 ? static_cast<double>(load) / certificate.mean_load : 1;
+}
+
+Result<std::vector<uint8_t>> active_ranks(const Settings& settings) {
+  const int num_ranks = settings.engine.ep_size;
+  std::vector<uint8_t> active;
+  for (const std::string& text : settings.plan.dead_ranks) {
+    active.resize(num_ranks, 1);
+    int rank = -1;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), rank);
+    if (error != std::errc() || end != text.data() + text.size() || rank < 0 || rank >= num_ranks) {
+      return invalid_argument(
+          fmt::format("--dead-rank got '{}'; it takes a rank from 0 to {}", text, num_ranks - 1));
+    }
+    active[rank] = 0;
+  }
+  return active;
+}
+
+}  // namespace
+
+Result<PlanOptions> plan_options(const Settings& settings, const LoadHistory& load) {
+  auto active = active_ranks(settings);
+  if (!active) return active.error();
+  PlanOptions options{.algorithm = settings.engine.eplb_algorithm,
+                      .num_ranks = settings.engine.ep_size,
+                      .num_redundant_experts = settings.engine.ep_num_redundant_experts,
+                      .num_nodes = settings.engine.nnodes,
+                      .num_groups = settings.plan.num_groups,
+                      .active_ranks = std::move(*active),
+                      .max_moved_experts = settings.plan.max_moved_experts};
+  if (settings.replay.placements.empty()) return options;
+  if (settings.replay.placements.size() > 1) {
+    return invalid_argument("--placement was given several times; one placement is in force");
+  }
+  auto in_force = load_placements(settings, load.num_layers, load.num_logical_experts);
+  if (!in_force) return in_force.error();
+  options.in_force = std::move(in_force->front().placement);
+  return options;
+}
+
+Result<std::vector<Certificate>> certify_trivial(const LoadHistory& load,
+                                                 const Placement& planned) {
+  const bool divides = load.num_logical_experts % planned.num_ranks == 0;
+  const auto trivial =
+      trivial_placement(load.num_layers, load.num_logical_experts,
+                        divides ? 0 : planned.num_redundant_experts(), planned.num_ranks);
+  if (!trivial) return trivial.error();
+  return certify(*trivial, total_load(load));
+}
+
+Result<double> deepseek_even_over_mean(const LoadHistory& load, const PlanOptions& options) {
+  const auto deepseek = make_plan(load, {.algorithm = "deepseek",
+                                         .num_ranks = options.num_ranks,
+                                         .num_redundant_experts = options.num_redundant_experts});
+  if (!deepseek) return deepseek.error();
+  return mean_of(deepseek->certificates, even_over_mean);
+}
+
+int64_t num_moved(const std::vector<int32_t>& moved_experts) {
+  return std::accumulate(moved_experts.begin(), moved_experts.end(), int64_t{0});
+}
+
+double max_over_mean(const Certificate& c) {
+  return over_mean(c.max_load, c);
+}
+double even_over_mean(const Certificate& c) {
+  return over_mean(c.max_load_even, c);
+}
+double bound_over_mean(const Certificate& c) {
+  return over_mean(c.lower_bound, c);
+}
+double gap_of(const Certificate& c) {
+  return c.gap();
+}
+
+double mean_of(const std::vector<Certificate>& certificates, double (*value)(const Certificate&)) {
+  const double sum =
+      std::accumulate(certificates.begin(), certificates.end(), 0.0,
+                      [&](double so_far, const Certificate& c) { return so_far + value(c); });
+  return sum / static_cast<double>(certificates.size());
+}
+
+}  // namespace plimsoll

@@ -1,0 +1,31 @@
+// What plan and report print of plans.
+#pragma once
+
+#include <vector>
+
+#include "options/settings.h"
+#include "plimsoll/plan.h"
+
+namespace plimsoll {
+
+// What the options say of the placement to plan; --placement is the one in force.
+Result<PlanOptions> plan_options(const Settings& settings, const LoadHistory& load);
+
+// Certificates of the experts in their order, with the copies of `planned` or, where the ranks
+// divide them, none.
+Result<std::vector<Certificate>> certify_trivial(const LoadHistory& load, const Placement& planned);
+
+// max/mean of DeepSeek's placement of as many copies where every expert's tokens are split evenly
+// over them, mean over layers: what an engine gets that does not route exactly.
+Result<double> deepseek_even_over_mean(const LoadHistory& load, const PlanOptions& options);
+
+int64_t num_moved(const std::vector<int32_t>& moved_experts);  // [layers], all together
+
+double max_over_mean(const Certificate& certificate);
+double even_over_mean(const Certificate& certificate);  // an expert's tokens split evenly
+double bound_over_mean(const Certificate& certificate);
+double gap_of(const Certificate& certificate);
+
+double mean_of(const std::vector<Certificate>& certificates, double (*value)(const Certificate&));
+
+}  // namespace plimsoll

@@ -1,0 +1,129 @@
+#include "commands/traffic.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <thread>
+
+#include "engine/placement_source.h"
+#include "plimsoll/expert_location.h"
+#include "shared/terminal.h"
+
+namespace plimsoll {
+namespace {
+
+Result<Traffic> load_counts(const Settings& settings) {
+  auto loaded = load_expert_counts(settings.plan.load);
+  if (!loaded) return loaded.error();
+  for (const std::string& note : loaded->notes) talk("note: " + note);
+  const int recorded_top_k = loaded->info ? loaded->info->top_k : 0;
+  const int top_k = settings.replay.top_k > 0 ? settings.replay.top_k : recorded_top_k;
+  if (top_k == 0) {
+    return invalid_argument(
+        "the recording does not say how many experts a token chooses; give --top-k");
+  }
+  const int64_t layers = loaded->history.num_layers, experts = loaded->history.num_logical_experts;
+  const Status fits = check_fits(*loaded, static_cast<int>(layers), static_cast<int>(experts));
+  if (!fits) return fits.error();
+  talk(
+      "note: counts do not say where tokens came from; they are spread evenly over the ranks, and "
+      "messages per token are not known");
+  return Traffic{RecordedCounts{std::move(loaded->history), top_k}};
+}
+
+}  // namespace
+
+int Traffic::num_layers() const {
+  const auto* trace = std::get_if<ExpertTrace>(&recorded);
+  return trace ? trace->num_layers : std::get<RecordedCounts>(recorded).history.num_layers;
+}
+
+int Traffic::num_logical_experts() const {
+  const auto* trace = std::get_if<ExpertTrace>(&recorded);
+  return trace ? trace->num_logical_experts
+               : std::get<RecordedCounts>(recorded).history.num_logical_experts;
+}
+
+LoadHistory Traffic::history(int64_t batch_tokens) const {
+  const auto* trace = std::get_if<ExpertTrace>(&recorded);
+  return trace ? count_experts(*trace, batch_tokens) : std::get<RecordedCounts>(recorded).history;
+}
+
+Result<Replay> Traffic::replay(const std::string& label,
+                               const Placement& placement,
+                               const RouteOptions& route,
+                               const Settings& settings) const {
+  const ReplayOptions options{
+      .batch_tokens = settings.replay.batch_tokens,
+      .shuffle = settings.replay.shuffle,
+      .num_threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))};
+  Progress progress(label);
+  const auto show = [&](int64_t done, int64_t total) { progress.show(done, total); };
+  if (const auto* trace = std::get_if<ExpertTrace>(&recorded)) {
+    return plimsoll::replay(*trace, placement, route, options, show);
+  }
+  const auto& [history, top_k] = std::get<RecordedCounts>(recorded);
+  return plimsoll::replay(history, top_k, placement, route, options, show);
+}
+
+Result<Traffic> load_traffic(const Settings& settings) {
+  const bool has_trace = !settings.replay.traces.empty();
+  if (has_trace == !settings.plan.load.empty()) {
+    return invalid_argument("give recorded traffic: either --trace or --load");
+  }
+  if (!has_trace) return load_counts(settings);
+  auto trace = load_trace(settings.replay.traces);
+  if (!trace) return trace.error();
+  if (trace->num_tokens() == 0) return invalid_argument("the trace holds no token");
+  return Traffic{std::move(*trace)};
+}
+
+Result<std::vector<NamedPlacement>> load_placements(const Settings& settings,
+                                                    int num_layers,
+                                                    int num_logical_experts) {
+  std::vector<std::string> names = settings.replay.placements;
+  if (names.empty()) names = {"trivial"};
+  ModelConfig model;
+  model.num_hidden_layers = num_layers;
+  model.n_routed_experts = num_logical_experts;
+  std::vector<NamedPlacement> placements;
+  for (const std::string& name : names) {
+    if (const auto map = load_expert_map(name)) {  // says by itself how many copies there are
+      auto placement =
+          make_placement(*map, num_layers, num_logical_experts, settings.engine.ep_size);
+      if (!placement) {
+        return Error{placement.error().code,
+                     "--placement " + name + ": " + placement.error().message};
+      }
+      placements.push_back({name, std::move(*placement)});
+      continue;
+    }
+    EngineOptions options = settings.engine;
+    options.init_expert_location = name;
+    auto chosen = choose_placement(options, model);
+    if (!chosen)
+      return Error{chosen.error().code, "--placement " + name + ": " + chosen.error().message};
+    for (const std::string& note : chosen->notes) talk("note: " + name + ": " + note);
+    placements.push_back({name, std::move(chosen->placement)});
+  }
+  return placements;
+}
+
+RouteOptions route_of(const std::string& policy, const ReplaySettings& settings) {
+  RouteOptions route;
+  route.num_shared_experts = settings.num_shared_experts;
+  if (settings.objective == "experts") route.objective = RouteObjective::kExperts;
+  if (settings.objective == "time") route.objective = RouteObjective::kTime;
+  route.ns_per_expert = settings.ns_per_expert;
+  route.ns_per_token = settings.ns_per_token;
+  route.waterfill = policy.find('+') != policy.npos;
+  if (policy.ends_with("+sglang_waterfill")) route.waterfill_rule = WaterfillRule::kSglang;
+  if (policy.ends_with("+sglang_waterfill_global")) {
+    route.waterfill_rule = WaterfillRule::kSglangGlobal;
+  }
+  if (policy.starts_with("static")) route.algorithm = DispatchAlgorithm::kStatic;
+  if (policy.starts_with("dynamic")) route.algorithm = DispatchAlgorithm::kDynamic;
+  return route;
+}
+
+}  // namespace plimsoll

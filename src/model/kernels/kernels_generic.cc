@@ -1,0 +1,3 @@
+// The kernels for whatever the compiler's baseline has.
+#define PLIMSOLL_KERNELS kernels_generic
+#include "model/kernels/kernels-inl.h"

@@ -1,3 +1,0 @@
-// The kernels for whatever the compiler's baseline has.
-#define PLIMSOLL_KERNELS kernels_generic
-#include "model/kernels-inl.h"
