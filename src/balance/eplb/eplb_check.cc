@@ -6,6 +6,17 @@
 
 namespace plimsoll {
 
+EplbSizes eplb_sizes(const LoadHistory& load, const PlanOptions& options) {
+  EplbSizes sizes;
+  sizes.num_layers = load.num_layers;
+  sizes.num_logical_experts = load.num_logical_experts;
+  sizes.num_physical_experts = load.num_logical_experts + options.num_redundant_experts;
+  sizes.num_ranks = options.num_ranks;
+  sizes.num_nodes = options.num_nodes;
+  sizes.num_groups = options.num_groups;
+  return sizes;
+}
+
 Status check_eplb_sizes(const EplbSizes& s, bool hierarchical) {
   if (s.num_layers < 1) {
     return invalid_argument("a plan needs at least one layer; found " +
@@ -38,6 +49,11 @@ EplbAnswer make_eplb_answer(const EplbSizes& sizes) {
   answer.replica_index.resize(slots);
   answer.logical_count.resize(static_cast<size_t>(sizes.num_layers) * sizes.num_logical_experts);
   return answer;
+}
+
+Placement empty_placement(const EplbSizes& sizes) {
+  return {
+      sizes.num_layers, sizes.num_logical_experts, sizes.num_physical_experts, sizes.num_ranks, {}};
 }
 
 }  // namespace plimsoll

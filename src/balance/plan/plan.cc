@@ -3,25 +3,12 @@
 #include <algorithm>
 
 #include "balance/eplb/eplb_check.h"
+#include "balance/plan/algorithms.h"
 #include "balance/plan/align.h"
 #include "balance/plan/plan_check.h"
-#include "balance/plan/plimsoll.h"
-#include "plimsoll/eplb.h"
 
 namespace plimsoll {
 namespace {
-
-constexpr std::string_view kAlgorithms[] = {
-    "plimsoll",
-    "plimsoll_hierarchical",
-    "auto",
-    "deepseek",
-    "deepseek_hierarchical",
-    "deepseek_vec",
-    "deepseek_vec_hierarchical",
-    "elasticity_aware",
-    "elasticity_aware_hierarchical",
-};
 
 Status check_load(const LoadHistory& load) {
   const int64_t per_step = int64_t{load.num_layers} * load.num_logical_experts;
@@ -46,62 +33,6 @@ Status check_load(const LoadHistory& load) {
   return ok_status();
 }
 
-std::string resolve(const PlanOptions& options) {
-  if (options.algorithm != "auto") return options.algorithm;
-  if (std::count(options.active_ranks.begin(), options.active_ranks.end(), 0) > 0) {
-    return "elasticity_aware";
-  }
-  const bool divides = options.num_groups > 0 && options.num_nodes > 0 &&
-                       options.num_groups % options.num_nodes == 0;
-  return divides ? "deepseek_hierarchical" : "deepseek";
-}
-
-EplbSizes sizes_of(const LoadHistory& load, const PlanOptions& options) {
-  EplbSizes sizes;
-  sizes.num_layers = load.num_layers;
-  sizes.num_logical_experts = load.num_logical_experts;
-  sizes.num_physical_experts = load.num_logical_experts + options.num_redundant_experts;
-  sizes.num_ranks = options.num_ranks;
-  sizes.num_nodes = options.num_nodes;
-  sizes.num_groups = options.num_groups;
-  return sizes;
-}
-
-Placement empty_placement(const EplbSizes& sizes) {
-  return {
-      sizes.num_layers, sizes.num_logical_experts, sizes.num_physical_experts, sizes.num_ranks, {}};
-}
-
-Result<EplbAnswer> run_published(const std::string& algorithm,
-                                 const LoadHistory& load,
-                                 const PlanOptions& options) {
-  const EplbSizes sizes = sizes_of(load, options);
-  const bool hierarchical = algorithm.ends_with("_hierarchical");
-  if (algorithm.starts_with("deepseek_vec")) {
-    return eplb_deepseek_vec(sizes, load.counts, hierarchical);
-  }
-  const std::vector<int64_t> total = total_load(load);
-  const std::vector<float> weight(total.begin(), total.end());
-  if (algorithm.starts_with("elasticity_aware")) {
-    const std::vector<uint8_t> all_alive(options.num_ranks, 1);
-    return eplb_elasticity_aware(sizes, weight,
-                                 options.active_ranks.empty() ? all_alive : options.active_ranks,
-                                 hierarchical);
-  }
-  return eplb_deepseek(sizes, weight, hierarchical);
-}
-
-Result<Placement> run_algorithm(const std::string& algorithm,
-                                const LoadHistory& load,
-                                const PlanOptions& options) {
-  if (algorithm.starts_with("plimsoll")) return plan_plimsoll(load, options);
-  Result<EplbAnswer> answer = run_published(algorithm, load, options);
-  if (!answer.ok()) return answer.error();
-  Placement placement = empty_placement(sizes_of(load, options));
-  placement.physical_to_logical = std::move(answer->physical_to_logical);
-  return placement;
-}
-
 Status check_same_sizes(const Placement& a, const Placement& b) {
   if (a.num_layers == b.num_layers && a.num_physical_experts == b.num_physical_experts &&
       a.num_ranks == b.num_ranks && a.num_logical_experts == b.num_logical_experts) {
@@ -117,22 +48,22 @@ Status check_same_sizes(const Placement& a, const Placement& b) {
                           "; experts can be moved between placements of the same sizes only");
 }
 
-Status check_options(const std::string& algorithm,
+Status check_options(const Algorithm& algorithm,
                      const LoadHistory& load,
                      const PlanOptions& options) {
-  const EplbSizes sizes = sizes_of(load, options);
-  const bool hierarchical = algorithm.ends_with("_hierarchical");
+  const EplbSizes sizes = eplb_sizes(load, options);
+  const bool hierarchical = algorithm.name.ends_with("_hierarchical");
   if (Status status = check_eplb_sizes(sizes, hierarchical); !status.ok()) return status;
-  if (!algorithm.starts_with("elasticity_aware") &&
+  if (!algorithm.avoids_dead_ranks &&
       std::count(options.active_ranks.begin(), options.active_ranks.end(), 0) > 0) {
-    return invalid_argument("algorithm '" + algorithm +
+    return invalid_argument("algorithm '" + std::string(algorithm.name) +
                             "' places experts on every rank; with dead ranks use elasticity_aware");
   }
   if (options.in_force.num_layers == 0 && options.max_moved_experts >= 0) {
     return invalid_argument("a limit on moved experts needs the placement in force");
   }
-  if (options.max_moved_experts >= 0 && algorithm != "plimsoll") {
-    return invalid_argument("algorithm '" + algorithm +
+  if (options.max_moved_experts >= 0 && !algorithm.limits_moves) {
+    return invalid_argument("algorithm '" + std::string(algorithm.name) +
                             "' cannot limit how many experts move; use plimsoll");
   }
   if (options.in_force.num_layers == 0) return ok_status();
@@ -142,10 +73,6 @@ Status check_options(const std::string& algorithm,
 
 }  // namespace
 
-std::span<const std::string_view> eplb_algorithms() {
-  return kAlgorithms;
-}
-
 std::vector<int64_t> total_load(const LoadHistory& load) {
   std::vector<int64_t> total(static_cast<size_t>(load.num_layers) * load.num_logical_experts, 0);
   for (size_t i = 0; i < load.counts.size(); ++i) total[i % total.size()] += load.counts[i];
@@ -153,24 +80,23 @@ std::vector<int64_t> total_load(const LoadHistory& load) {
 }
 
 Status check_plan(const LoadHistory& load, const PlanOptions& options) {
-  if (std::find(std::begin(kAlgorithms), std::end(kAlgorithms), options.algorithm) ==
-      std::end(kAlgorithms)) {
+  if (find_algorithm(options.algorithm) == nullptr) {
     std::string names;
-    for (const std::string_view name : kAlgorithms) {
+    for (const std::string_view name : eplb_algorithms()) {
       names += names.empty() ? "" : ", ";
       names += name;
     }
     return invalid_argument("unknown algorithm '" + options.algorithm + "'; use one of " + names);
   }
   if (Status status = check_load(load); !status.ok()) return status;
-  return check_options(resolve(options), load, options);
+  return check_options(*find_algorithm(resolve_algorithm(options)), load, options);
 }
 
 Result<Plan> make_plan(const LoadHistory& load, const PlanOptions& options) {
   if (Status status = check_plan(load, options); !status.ok()) return status.error();
   Plan plan;
-  plan.algorithm = resolve(options);
-  Result<Placement> placement = run_algorithm(plan.algorithm, load, options);
+  plan.algorithm = resolve_algorithm(options);
+  Result<Placement> placement = find_algorithm(options.algorithm)->plan(load, options);
   if (!placement.ok()) return placement.error();
   plan.placement = std::move(*placement);
   auto certificates = certify(plan.placement, total_load(load), options.active_ranks);

@@ -44,11 +44,13 @@ TEST(Plan, RefusesWithReasonAndFix) {
   PlanOptions options;
   options.num_ranks = 4;
   options.algorithm = "deepsek";
+  std::string names;
+  for (const std::string_view name : eplb_algorithms()) {
+    names += names.empty() ? "" : ", ";
+    names += name;
+  }
   EXPECT_EQ(make_plan(load, options).error().message,
-            "unknown algorithm 'deepsek'; use one of plimsoll, plimsoll_hierarchical, auto, "
-            "deepseek, deepseek_hierarchical, "
-            "deepseek_vec, deepseek_vec_hierarchical, elasticity_aware, "
-            "elasticity_aware_hierarchical");
+            "unknown algorithm 'deepsek'; use one of " + names);
   options.algorithm = "deepseek";
   options.num_redundant_experts = 2;
   EXPECT_NE(make_plan(load, options).error().message.find("use 0 or 4 redundant experts"),
@@ -68,6 +70,19 @@ TEST(Plan, RefusesWithReasonAndFix) {
   options.algorithm = "deepseek_hierarchical";
   EXPECT_NE(make_plan(load, options).error().message.find("use the global algorithm"),
             std::string::npos);
+}
+
+TEST(Plan, EveryNameMakesAValidPlan) {
+  SplitMix64 random{1};
+  const LoadHistory load = one_step(1, 16, random_load(random, 16));
+  PlanOptions options{.num_ranks = 4, .num_redundant_experts = 4, .num_nodes = 2, .num_groups = 4};
+  for (const std::string_view name : eplb_algorithms()) {
+    options.algorithm = name;
+    const auto plan = make_plan(load, options);
+    ASSERT_TRUE(plan.ok()) << name << ": " << plan.error().message;
+    EXPECT_TRUE(validate(plan->placement).ok()) << name;
+    EXPECT_EQ(plan->algorithm, name == "auto" ? "deepseek_hierarchical" : name);
+  }
 }
 
 TEST(Plan, AutoIsHierarchicalWhereGroupsDivideOverNodes) {
