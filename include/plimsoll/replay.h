@@ -7,9 +7,12 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "plimsoll/just_in_time.h"
+#include "plimsoll/just_in_time_rules.h"
 #include "plimsoll/placement.h"
 #include "plimsoll/result.h"
 #include "plimsoll/route.h"
@@ -24,6 +27,8 @@ struct ReplayOptions {
   bool shuffle = false;  // tokens of the whole trace mixed, as in decoding; else in their order
   uint64_t seed = 0;     // of the shuffle
   int num_threads = 1;
+  std::optional<JitOptions> jit;    // copies just in time; exact routing only
+  std::optional<JitRule> jit_rule;  // by this rule instead, with the slots and tokens of `jit`
 };
 
 struct Quantiles {
@@ -42,6 +47,9 @@ struct ReplayStats {
   // Other ranks that a token is sent to, per token and layer (normal mode: once a rank); NaN where
   // only counts were recorded.
   double messages_per_token = 0;
+  double copies_per_batch = 0;         // just in time, a layer and batch
+  double fewest_copies_per_batch = 0;  // no fewer would have done
+  double time_with_copies = 1;         // predicted, over the time without; where copies have a cost
   double local_share = 0;  // (token, expert) pairs, shared included, computed at the token's home
 };
 

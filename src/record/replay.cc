@@ -11,82 +11,10 @@
 
 #include "balance/random.h"
 #include "balance/route/quotas.h"
+#include "record/layer_run.h"
 
 namespace plimsoll {
 namespace {
-
-// What one layer's batches came to.
-struct LayerSamples {
-  std::vector<double> max_over_mean, bound_over_mean;  // [batches with work]
-  double sum_max = 0, sum_mean = 0;
-  double sum_balancedness = 0;
-  int64_t num_messages = 0;
-  int64_t num_pairs = 0, num_remote_pairs = 0;
-  std::vector<int64_t> rank_load;  // [num_ranks]
-};
-
-// One way to route a layer, with its scratch.
-struct Router {
-  explicit Router(RouteTables t) : tables(std::move(t)), workspace(tables), plan(tables) {}
-
-  RouteTables tables;
-  RouteWorkspace workspace;
-  RoutePlan plan;
-};
-
-// A layer's batch and what the batches so far came to; used by one thread.
-struct LayerRun {
-  LayerRun(RouteTables tables, RouteTables best_tables)
-      : router(std::move(tables)),
-        best(std::move(best_tables)),
-        num_ranks(router.tables.num_ranks),
-        num_experts(router.tables.num_experts),
-        counts(static_cast<size_t>(num_ranks) * num_experts),
-        active_tokens(num_ranks) {
-    samples.rank_load.assign(num_ranks, 0);
-  }
-
-  Router router;  // of the policy in question
-  Router best;    // exact, the shared experts free where they can be: nothing beats its bound
-  int num_ranks;
-  int num_experts;
-  std::vector<int32_t> counts;         // [num_ranks, num_experts]
-  std::vector<int32_t> active_tokens;  // [num_ranks]
-  LayerSamples samples;
-};
-
-// Routes the batch that stands in counts and active_tokens.
-Status route_batch(LayerRun& run) {
-  for (Router* router : {&run.router, &run.best}) {
-    Status done =
-        route(router->tables, run.counts, run.active_tokens, router->workspace, router->plan);
-    if (!done.ok()) return done;
-  }
-  return ok_status();
-}
-
-// Takes what the batch came to into the samples.
-void add_samples(LayerRun& run) {
-  const RoutePlan& plan = run.router.plan;
-  LayerSamples& s = run.samples;
-  const auto total = static_cast<double>(
-      std::accumulate(plan.rank_load.begin(), plan.rank_load.end(), int64_t{0}));
-  if (total == 0) return;
-  const double mean = total / run.num_ranks;
-  const auto max = static_cast<double>(plan.max_load);
-  constexpr double kSmall = 1e-5;  // SGLang's
-  s.max_over_mean.push_back(max / mean);
-  s.bound_over_mean.push_back(static_cast<double>(run.best.plan.lower_bound) / mean);
-  s.sum_max += max;
-  s.sum_mean += mean;
-  s.sum_balancedness += (mean + kSmall) / (max + kSmall);
-  for (int r = 0; r < run.num_ranks; ++r) s.rank_load[r] += plan.rank_load[r];
-  for (const int32_t tokens : plan.routed) s.num_pairs += tokens;
-  for (const int32_t tokens : run.active_tokens) {
-    s.num_pairs += int64_t{tokens} * run.router.tables.options.num_shared_experts;
-  }
-  s.num_remote_pairs += plan.num_messages;
-}
 
 // The tokens of a batch, by their place in the trace; those of source rank s are the run
 // [s * size / num_ranks, (s + 1) * size / num_ranks).
@@ -113,15 +41,16 @@ std::vector<uint32_t> token_order(int64_t num_tokens, const ReplayOptions& optio
 class TraceLayer {
  public:
   TraceLayer(const ExpertTrace& trace, int layer_idx, LayerRun& run)
-      : trace_(trace), layer_idx_(layer_idx), run_(run), last_visit_(run.num_ranks, 0) {}
+      : trace_(trace), layer_idx_(layer_idx), run_(run), last_visit_(run.num_ranks(), 0) {}
 
   Status add(const Batch& batch) {
     count(batch);
-    if (Status done = route_batch(run_); !done.ok()) return done;
-    for (int source = 0; source < run_.num_ranks; ++source) {
-      if (Status done = deal(batch, source); !done.ok()) return done;
+    if (Status done = run_.route_batch(); !done.ok()) return done;
+    const RouteTables* tables = run_.tables();
+    for (int source = 0; tables != nullptr && source < run_.num_ranks(); ++source) {
+      if (Status done = deal(*tables, batch, source); !done.ok()) return done;
     }
-    add_samples(run_);
+    run_.add_samples();
     return ok_status();
   }
 
@@ -133,10 +62,10 @@ class TraceLayer {
 
   void count(const Batch& batch) {
     std::ranges::fill(run_.counts, 0);
-    for (int source = 0; source < run_.num_ranks; ++source) {
-      int32_t* counts = run_.counts.data() + size_t(source) * run_.num_experts;
+    for (int source = 0; source < run_.num_ranks(); ++source) {
+      int32_t* counts = run_.counts.data() + size_t(source) * run_.num_experts();
       int32_t active = 0;
-      for (const uint32_t token : batch.of_source(source, run_.num_ranks)) {
+      for (const uint32_t token : batch.of_source(source, run_.num_ranks())) {
         bool any = false;
         for (const int16_t expert : chosen(token)) {
           if (expert < 0) continue;
@@ -150,11 +79,10 @@ class TraceLayer {
   }
 
   // Deals the quotas of one source out to its tokens, and counts the ranks that each is sent to.
-  Status deal(const Batch& batch, int source) {
-    Router& router = run_.router;
-    const auto tokens = batch.of_source(source, run_.num_ranks);
+  Status deal(const RouteTables& tables, const Batch& batch, int source) {
+    const auto tokens = batch.of_source(source, run_.num_ranks());
     const int k = trace_.top_k;
-    const int num_shared = router.tables.options.num_shared_experts;
+    const int num_shared = tables.options.num_shared_experts;
     topk_ids_.clear();
     for (const uint32_t token : tokens) {
       const auto ids = chosen(token);
@@ -162,13 +90,13 @@ class TraceLayer {
     }
     physical_ids_.resize(topk_ids_.size());
     shared_ranks_.resize(tokens.size() * num_shared);
-    Status done = assign(router.tables, router.plan, source, topk_ids_, k, router.workspace,
-                         physical_ids_, shared_ranks_);
-    if (done.ok() && draws_shared(router.tables.options)) {
-      done = enter_shared_ranks(router.tables, source, shared_ranks_, router.plan);
+    Status done = assign(tables, run_.plan(), source, topk_ids_, k, run_.workspace(), physical_ids_,
+                         shared_ranks_);
+    if (done.ok() && draws_shared(tables.options)) {
+      done = enter_shared_ranks(tables, source, shared_ranks_, run_.plan());
     }
     if (!done.ok()) return done;
-    const int slots_per_rank = router.tables.num_slots / run_.num_ranks;
+    const int slots_per_rank = tables.num_slots / run_.num_ranks();
     for (size_t t = 0; t < tokens.size(); ++t) {
       ++visit_;
       last_visit_[source] = visit_;
@@ -199,8 +127,8 @@ class TraceLayer {
 
 // Spreads each count over the source ranks; what does not divide goes to ranks in turn.
 void spread_counts(std::span<const int64_t> step, int top_k, LayerRun& run) {
-  const int num_ranks = run.num_ranks;
-  const int num_experts = run.num_experts;
+  const int num_ranks = run.num_ranks();
+  const int num_experts = run.num_experts();
   int64_t total = 0;
   int next = 0;
   for (int e = 0; e < num_experts; ++e) {
@@ -235,25 +163,19 @@ Quantiles quantiles_of(std::vector<double> values) {
 Result<std::vector<LayerSamples>> run_layers(
     const Placement& placement,
     const RouteOptions& route,
-    int num_threads,
+    const ReplayOptions& options,
     const ReplayProgress& progress,
     const std::function<Status(int layer_idx, LayerRun& run)>& work) {
   const int num_layers = placement.num_layers;
   std::vector<LayerSamples> samples(num_layers);
   std::vector<std::optional<Error>> errors(num_layers);
-  RouteOptions best_route = route;
-  best_route.algorithm = DispatchAlgorithm::kExact;
-  best_route.waterfill = route.objective != RouteObjective::kExperts;
-  best_route.waterfill_rule = WaterfillRule::kLevel;
   std::atomic<int> next_layer = 0;
   std::mutex progress_mutex;
   int num_done = 0;
   const auto run_layer = [&](int l) -> Result<LayerSamples> {
-    Result<RouteTables> tables = make_route_tables(placement, l, route);
-    if (!tables.ok()) return tables.error();
-    Result<RouteTables> best_tables = make_route_tables(placement, l, best_route);
-    if (!best_tables.ok()) return best_tables.error();
-    LayerRun run(std::move(*tables), std::move(*best_tables));
+    Result<LayerRun> made = LayerRun::make(placement, l, route, options);
+    if (!made.ok()) return made.error();
+    LayerRun& run = *made;
     if (Status done = work(l, run); !done.ok()) return done.error();
     return std::move(run.samples);
   };
@@ -271,7 +193,8 @@ Result<std::vector<LayerSamples>> run_layers(
     }
   };
   std::vector<std::jthread> helpers;
-  for (int t = 1; t < std::min(num_threads, num_layers); ++t) helpers.emplace_back(run_some);
+  for (int t = 1; t < std::min(options.num_threads, num_layers); ++t)
+    helpers.emplace_back(run_some);
   run_some();
   helpers.clear();
   for (const std::optional<Error>& error : errors) {
@@ -299,6 +222,10 @@ Replay summarise(const std::vector<LayerSamples>& samples,
     all.num_messages += layer.num_messages;
     all.num_pairs += layer.num_pairs;
     all.num_remote_pairs += layer.num_remote_pairs;
+    all.num_copies += layer.num_copies;
+    all.min_copies += layer.min_copies;
+    all.standing_ns += layer.standing_ns;
+    all.predicted_ns += layer.predicted_ns;
     replay.layers.push_back({quantiles_of(ratios), quantiles_of(bounds).mean, layer.rank_load});
   }
   if (all.max_over_mean.empty()) return replay;
@@ -311,9 +238,21 @@ Replay summarise(const std::vector<LayerSamples>& samples,
   stats.balancedness = all.sum_balancedness / num_samples;
   stats.imbalance_ratio = stats.max_over_mean.mean - 1;
   stats.messages_per_token = static_cast<double>(all.num_messages) / num_token_layers;
+  stats.copies_per_batch = static_cast<double>(all.num_copies) / num_samples;
+  stats.fewest_copies_per_batch = static_cast<double>(all.min_copies) / num_samples;
+  if (all.standing_ns > 0) {
+    stats.time_with_copies =
+        static_cast<double>(all.predicted_ns) / static_cast<double>(all.standing_ns);
+  }
   stats.local_share =
       1 - static_cast<double>(all.num_remote_pairs) / static_cast<double>(all.num_pairs);
   return replay;
+}
+
+// A rule for copies says what the ranks hold, not which token goes where.
+void forget_messages(ReplayStats& stats) {
+  stats.messages_per_token = stats.local_share = stats.fewest_copies_per_batch =
+      std::numeric_limits<double>::quiet_NaN();
 }
 
 Status check_same_shape(int num_layers, int num_experts, const Placement& placement) {
@@ -344,8 +283,8 @@ Result<Replay> replay(const ExpertTrace& trace,
   const std::vector<uint32_t> order = token_order(trace.num_tokens(), options);
   const int64_t batch_tokens = std::min(options.batch_tokens, trace.num_tokens());
   const int64_t num_batches = trace.num_tokens() / batch_tokens;
-  const auto samples = run_layers(
-      placement, route, options.num_threads, progress, [&](int layer_idx, LayerRun& run) {
+  const auto samples =
+      run_layers(placement, route, options, progress, [&](int layer_idx, LayerRun& run) {
         TraceLayer layer(trace, layer_idx, run);
         for (int64_t b = 0; b < num_batches; ++b) {
           const auto tokens = std::span(order).subspan(b * batch_tokens, batch_tokens);
@@ -354,7 +293,9 @@ Result<Replay> replay(const ExpertTrace& trace,
         return ok_status();
       });
   if (!samples.ok()) return samples.error();
-  return summarise(*samples, num_batches, num_batches * batch_tokens);
+  Replay result = summarise(*samples, num_batches, num_batches * batch_tokens);
+  if (options.jit_rule) forget_messages(result.stats);
+  return result;
 }
 
 Result<Replay> replay(const LoadHistory& load,
@@ -375,13 +316,13 @@ Result<Replay> replay(const LoadHistory& load,
         "SGLang's waterfill draws for every token, and counts do not know tokens; replay a trace");
   }
   const size_t num_experts = load.num_logical_experts;
-  const auto samples = run_layers(
-      placement, route, options.num_threads, progress, [&](int layer_idx, LayerRun& run) {
+  const auto samples =
+      run_layers(placement, route, options, progress, [&](int layer_idx, LayerRun& run) {
         for (int step = 0; step < load.num_steps; ++step) {
           const size_t row = (size_t(step) * load.num_layers + layer_idx) * num_experts;
           spread_counts(std::span(load.counts).subspan(row, num_experts), top_k, run);
-          if (Status done = route_batch(run); !done.ok()) return done;
-          add_samples(run);
+          if (Status done = run.route_batch(); !done.ok()) return done;
+          run.add_samples();
         }
         return ok_status();
       });
@@ -389,6 +330,7 @@ Result<Replay> replay(const LoadHistory& load,
   const int64_t total = std::accumulate(load.counts.begin(), load.counts.end(), int64_t{0});
   Replay result = summarise(*samples, load.num_steps, total / top_k / load.num_layers);
   result.stats.messages_per_token = std::numeric_limits<double>::quiet_NaN();
+  if (options.jit_rule) forget_messages(result.stats);
   return result;
 }
 

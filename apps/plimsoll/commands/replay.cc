@@ -4,7 +4,9 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <nlohmann/json.hpp>
 
 #include "commands/traffic.h"
@@ -45,6 +47,22 @@ constexpr Column kColumns[] = {
     {"PAR", "par", [](const ReplayStats& s) { return s.max_over_mean.mean; }},
 };
 
+// Where copies are made just in time.
+constexpr Column kJitColumns[] = {
+    {"copies", "copies_per_batch", [](const ReplayStats& s) { return s.copies_per_batch; }},
+    {"at least", "fewest_copies_per_batch",
+     [](const ReplayStats& s) { return s.fewest_copies_per_batch; }},
+    {"time", "time_with_copies", [](const ReplayStats& s) { return s.time_with_copies; }},
+};
+
+std::vector<Column> columns_for(const std::vector<Row>& rows) {
+  std::vector<Column> columns(std::begin(kColumns), std::end(kColumns));
+  if (std::ranges::any_of(rows, [](const Row& row) { return copies_just_in_time(row.policy); })) {
+    columns.insert(columns.end(), std::begin(kJitColumns), std::end(kJitColumns));
+  }
+  return columns;
+}
+
 std::string number_text(double value) {
   return std::isnan(value) ? "-" : fmt::format("{:.4f}", value);
 }
@@ -52,12 +70,13 @@ std::string number_text(double value) {
 // The heading, then the rows.
 std::vector<std::vector<std::string>> as_cells(const std::vector<Row>& rows, bool for_people) {
   std::vector<std::vector<std::string>> cells = {{"placement", "policy"}};
-  for (const Column& column : kColumns) {
+  const std::vector<Column> columns = columns_for(rows);
+  for (const Column& column : columns) {
     cells[0].emplace_back(for_people ? column.title : column.key);
   }
   for (const Row& row : rows) {
     cells.push_back({row.placement, row.policy});
-    for (const Column& column : kColumns) {
+    for (const Column& column : columns) {
       cells.back().push_back(number_text(column.value(row.stats)));
     }
   }
@@ -109,7 +128,7 @@ std::string as_json(const std::vector<Row>& rows, const Settings& settings) {
   Json list = Json::array();
   for (const Row& row : rows) {
     Json item = {{"placement", row.placement}, {"policy", row.policy}};
-    for (const Column& column : kColumns) {
+    for (const Column& column : columns_for(rows)) {
       const double value = column.value(row.stats);
       item[std::string(column.key)] = std::isnan(value) ? Json() : Json(value);
     }
@@ -151,8 +170,8 @@ Result<int> run_replay(const Settings& settings) {
   std::vector<Row> rows;
   for (const NamedPlacement& named : *placements) {
     for (const std::string& policy : policies_of(settings)) {
-      const auto result = traffic->replay(named.name + " " + policy, named.placement,
-                                          route_of(policy, settings.replay), settings);
+      const auto result =
+          traffic->replay(named.name + " " + policy, named.placement, policy, settings);
       if (!result) return result.error();
       rows.push_back({named.name, policy, result->stats});
     }

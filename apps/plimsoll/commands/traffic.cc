@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <thread>
 
 #include "engine/placement_source.h"
@@ -31,6 +32,58 @@ Result<Traffic> load_counts(const Settings& settings) {
   return Traffic{RecordedCounts{std::move(loaded->history), top_k}};
 }
 
+// "exact+waterfill" to the routing it names; the options table has checked it.
+RouteOptions route_of(const std::string& policy, const ReplaySettings& settings) {
+  RouteOptions route;
+  route.num_shared_experts = settings.num_shared_experts;
+  if (settings.objective == "experts") route.objective = RouteObjective::kExperts;
+  if (settings.objective == "time") route.objective = RouteObjective::kTime;
+  route.ns_per_expert = settings.ns_per_expert;
+  route.ns_per_token = settings.ns_per_token;
+  route.waterfill = policy.find("waterfill") != policy.npos;
+  if (policy.ends_with("+sglang_waterfill")) route.waterfill_rule = WaterfillRule::kSglang;
+  if (policy.ends_with("+sglang_waterfill_global")) {
+    route.waterfill_rule = WaterfillRule::kSglangGlobal;
+  }
+  if (policy.starts_with("static")) route.algorithm = DispatchAlgorithm::kStatic;
+  if (policy.starts_with("dynamic")) route.algorithm = DispatchAlgorithm::kDynamic;
+  return route;
+}
+
+Result<JitOptions> jit_of(const ReplaySettings& settings, int64_t expert_bytes) {
+  JitOptions jit;
+  jit.slots_per_rank = settings.jit_expert_slots;
+  constexpr int32_t kFine = 1000000;
+  jit.tolerance = {static_cast<int32_t>(std::lround(settings.jit_tolerance * kFine)), kFine};
+  jit.min_tokens = settings.jit_min_tokens;
+  if (settings.jit_objective == "balance") return jit;
+  if (expert_bytes == 0) {
+    return invalid_argument(
+        "--jit-objective time weighs copies by their size; give --expert-bytes (DeepSeek-V4-Flash "
+        "in FP4: 13369344)");
+  }
+  jit.cost.ns_per_token = settings.ns_per_token;
+  jit.cost.ns_per_expert = settings.ns_per_expert;
+  jit.cost.ns_per_copy = std::llround(static_cast<double>(expert_bytes) / settings.link_gbps);
+  return jit;
+}
+
+// Everything about a replay but the progress shown.
+Result<ReplayOptions> replay_options_of(const std::string& policy, const Settings& settings) {
+  const ReplaySettings& replay = settings.replay;
+  ReplayOptions options{
+      .batch_tokens = replay.batch_tokens,
+      .shuffle = replay.shuffle,
+      .num_threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))};
+  if (!copies_just_in_time(policy)) return options;
+  const auto jit = jit_of(replay, settings.plan.expert_bytes);
+  if (!jit) return jit.error();
+  options.jit = *jit;
+  if (policy == "ultraep") options.jit_rule = JitRule::kUltraEp;
+  if (policy == "moonep") options.jit_rule = JitRule::kMoonEp;
+  return options;
+}
+
 }  // namespace
 
 int Traffic::num_layers() const {
@@ -51,19 +104,18 @@ LoadHistory Traffic::history(int64_t batch_tokens) const {
 
 Result<Replay> Traffic::replay(const std::string& label,
                                const Placement& placement,
-                               const RouteOptions& route,
+                               const std::string& policy,
                                const Settings& settings) const {
-  const ReplayOptions options{
-      .batch_tokens = settings.replay.batch_tokens,
-      .shuffle = settings.replay.shuffle,
-      .num_threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))};
+  const RouteOptions route = route_of(policy, settings.replay);
+  const auto options = replay_options_of(policy, settings);
+  if (!options) return options.error();
   Progress progress(label);
   const auto show = [&](int64_t done, int64_t total) { progress.show(done, total); };
   if (const auto* trace = std::get_if<ExpertTrace>(&recorded)) {
-    return plimsoll::replay(*trace, placement, route, options, show);
+    return plimsoll::replay(*trace, placement, route, *options, show);
   }
   const auto& [history, top_k] = std::get<RecordedCounts>(recorded);
-  return plimsoll::replay(history, top_k, placement, route, options, show);
+  return plimsoll::replay(history, top_k, placement, route, *options, show);
 }
 
 Result<Traffic> load_traffic(const Settings& settings) {
@@ -109,21 +161,8 @@ Result<std::vector<NamedPlacement>> load_placements(const Settings& settings,
   return placements;
 }
 
-RouteOptions route_of(const std::string& policy, const ReplaySettings& settings) {
-  RouteOptions route;
-  route.num_shared_experts = settings.num_shared_experts;
-  if (settings.objective == "experts") route.objective = RouteObjective::kExperts;
-  if (settings.objective == "time") route.objective = RouteObjective::kTime;
-  route.ns_per_expert = settings.ns_per_expert;
-  route.ns_per_token = settings.ns_per_token;
-  route.waterfill = policy.find('+') != policy.npos;
-  if (policy.ends_with("+sglang_waterfill")) route.waterfill_rule = WaterfillRule::kSglang;
-  if (policy.ends_with("+sglang_waterfill_global")) {
-    route.waterfill_rule = WaterfillRule::kSglangGlobal;
-  }
-  if (policy.starts_with("static")) route.algorithm = DispatchAlgorithm::kStatic;
-  if (policy.starts_with("dynamic")) route.algorithm = DispatchAlgorithm::kDynamic;
-  return route;
+bool copies_just_in_time(const std::string& policy) {
+  return policy.ends_with("+jit") || policy == "ultraep" || policy == "moonep";
 }
 
 }  // namespace plimsoll

@@ -21,10 +21,10 @@ struct Traffic {
   int num_layers() const;
   int num_logical_experts() const;
   LoadHistory history(int64_t batch_tokens) const;
-  // `label` is what the progress line says.
+  // `policy` as --policy has it; `label` is what the progress line says.
   Result<Replay> replay(const std::string& label,
                         const Placement& placement,
-                        const RouteOptions& route,
+                        const std::string& policy,
                         const Settings& settings) const;
 };
 
@@ -41,7 +41,7 @@ Result<std::vector<NamedPlacement>> load_placements(const Settings& settings,
                                                     int num_layers,
                                                     int num_logical_experts);
 
-// "exact+waterfill" to the routing it names; the options table has checked it.
-RouteOptions route_of(const std::string& policy, const ReplaySettings& settings);
+// Whether a policy copies experts just in time.
+bool copies_just_in_time(const std::string& policy);
 
 }  // namespace plimsoll

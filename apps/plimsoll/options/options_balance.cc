@@ -88,11 +88,11 @@ std::vector<Option> placement_options() {
       {.name = "expert-bytes",
        .section = kPlacement,
        .value_name = "B",
-       .commands = kPlan | kReport,
+       .commands = kPlan | kReport | kReplay,
        .field = [](Settings& s) -> Field { return &s.plan.expert_bytes; },
        .max = kUnbounded,
-       .help =
-           "Size of one expert of one layer, to tell what moving costs in bytes; 0: not known."},
+       .help = "Size of one expert of one layer, to tell what moving or copying it costs; 0: not "
+               "known."},
       {.name = "dead-rank",
        .section = kPlacement,
        .value_name = "R",
@@ -137,11 +137,15 @@ std::vector<Option> replay_options() {
        .choices = {"static", "dynamic", "exact", "static+waterfill", "dynamic+waterfill",
                    "exact+waterfill", "static+sglang_waterfill", "dynamic+sglang_waterfill",
                    "exact+sglang_waterfill", "static+sglang_waterfill_global",
-                   "dynamic+sglang_waterfill_global", "exact+sglang_waterfill_global"},
+                   "dynamic+sglang_waterfill_global", "exact+sglang_waterfill_global", "exact+jit",
+                   "exact+waterfill+jit", "ultraep", "moonep"},
        .help = "How copies are chosen, as --ep-dispatch-algorithm does, and whether the shared "
                "expert may leave home: to level the ranks, or, to compare with, drawn as SGLang's "
                "--enable-waterfill does (_global: with SGLANG_DISABLE_STATIC_WATERFILL=1). May be "
-               "given several times; none is static, dynamic, exact and exact+waterfill, as far as "
+               "given several times. +jit: experts are copied just in time where the standing "
+               "copies do "
+               "not level a batch; ultraep and moonep are the published rules for that, to compare "
+               "with. None is static, dynamic, exact and exact+waterfill, as far as "
                "the objective and the shared experts allow."},
       {.name = "num-shared-experts",
        .section = kReplaying,
@@ -174,6 +178,48 @@ std::vector<Option> replay_options() {
        .field = [](Settings& s) -> Field { return &s.replay.ns_per_token; },
        .max = 1000000000,
        .help = "Time that each token of an expert takes, for --route-objective time."},
+      {.name = "jit-expert-slots",
+       .section = kReplaying,
+       .value_name = "B",
+       .commands = kReplay,
+       .field = [](Settings& s) -> Field { return &s.replay.jit_expert_slots; },
+       .max = 1024,
+       .help = "Spare slots of a rank for copies just in time, for the policies with +jit, ultraep "
+               "and moonep."},
+      {.name = "jit-tolerance",
+       .section = kReplaying,
+       .value_name = "X",
+       .commands = kReplay,
+       .field = [](Settings& s) -> Field { return &s.replay.jit_tolerance; },
+       .max = 10,
+       .help =
+           "How far above level the fullest rank may stay: 0.01 is 1 %. Exactly level ranks need "
+           "about as many copies as there are ranks."},
+      {.name = "jit-min-tokens",
+       .section = kReplaying,
+       .value_name = "N",
+       .commands = kReplay,
+       .field = [](Settings& s) -> Field { return &s.replay.jit_min_tokens; },
+       .min = 1,
+       .max = 1000000000,
+       .help = "A copy that would serve fewer tokens is not made."},
+      {.name = "jit-objective",
+       .section = kReplaying,
+       .value_name = "O",
+       .commands = kReplay,
+       .field = [](Settings& s) -> Field { return &s.replay.jit_objective; },
+       .choices = {"balance", "time"},
+       .help = "Whether copies are made until ranks are level, or only while they save more time "
+               "(--ns-per-token, --ns-per-expert) than they take (--expert-bytes, --link-gbps)."},
+      {.name = "link-gbps",
+       .section = kReplaying,
+       .value_name = "G",
+       .commands = kReplay,
+       .field = [](Settings& s) -> Field { return &s.replay.link_gbps; },
+       .min = 0.001,
+       .max = 1000000,
+       .help =
+           "Gigabytes a second that a rank sends, and that it receives, when experts are copied."},
       {.name = "top-k",
        .section = kReplaying,
        .value_name = "K",

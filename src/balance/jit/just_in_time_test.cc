@@ -7,8 +7,8 @@
 #include <numeric>
 #include <set>
 
-#include "balance/jit/published_rules.h"
 #include "balance/random.h"
+#include "plimsoll/just_in_time_rules.h"
 
 namespace plimsoll {
 namespace {

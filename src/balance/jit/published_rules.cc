@@ -1,8 +1,8 @@
-#include "balance/jit/published_rules.h"
-
 #include <algorithm>
 #include <numeric>
 #include <set>
+
+#include "plimsoll/just_in_time_rules.h"
 
 namespace plimsoll {
 namespace {
@@ -67,15 +67,15 @@ JitRuleResult ultra_ep(const Loads& start,
                        int32_t min_tokens) {
   const int64_t total = std::accumulate(start.rank.begin(), start.rank.end(), int64_t{0});
   const auto num_ranks = static_cast<int64_t>(start.rank.size());
-  JitRuleResult best{*std::ranges::max_element(start.rank), 0};
+  JitRuleResult best{start.rank, 0};
   int64_t low = (total * 101 + num_ranks * 100 - 1) / (num_ranks * 100);
-  int64_t high = best.max_load;
+  int64_t high = best.max_load();
   while (low <= high) {
     const int64_t threshold = low + (high - low) / 2;
     Loads loads = start;
     int32_t num_copies = 0;
     if (copy_under(threshold, home, slots_per_rank, min_tokens, loads, num_copies)) {
-      best = {*std::ranges::max_element(loads.rank), num_copies};
+      best = {std::move(loads.rank), num_copies};
       high = threshold - 1;
     } else {
       low = threshold + 1;
@@ -105,11 +105,15 @@ JitRuleResult moon_ep(Loads loads, std::span<const int32_t> home, int slots_per_
       ++used;
     }
   }
-  result.max_load = *std::ranges::max_element(loads.rank);
+  result.rank_load = std::move(loads.rank);
   return result;
 }
 
 }  // namespace
+
+int64_t JitRuleResult::max_load() const {
+  return *std::ranges::max_element(rank_load);
+}
 
 JitRuleResult apply_rule(JitRule rule,
                          std::span<const int32_t> expert_load,

@@ -20,8 +20,10 @@ enum class JitRule {
 };
 
 struct JitRuleResult {
-  int64_t max_load = 0;
+  std::vector<int64_t> rank_load;  // [num_ranks], tokens of routed experts
   int32_t num_copies = 0;
+
+  int64_t max_load() const;
 };
 
 // expert_load: [num_experts], tokens of all ranks; home: [num_experts], the rank that has it.
