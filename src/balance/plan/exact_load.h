@@ -21,6 +21,9 @@ class ExactLoad {
   // load: tokens of every expert. Whole tokens are routed, and none prefers a rank.
   int64_t max_load(std::span<const int64_t> load);
 
+  // Of the last load: tokens of every rank, [num_ranks].
+  std::span<const int64_t> rank_loads() const { return state_.load; }
+
   // Of the last load: the ranks whose load cannot leave them and which set the maximum.
   std::span<const uint8_t> bound_ranks() const { return bound_ranks_; }
 
