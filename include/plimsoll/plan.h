@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "plimsoll/dispatch.h"
 #include "plimsoll/placement.h"
 #include "plimsoll/result.h"
 
@@ -17,9 +18,14 @@ struct PlanOptions {
   std::string algorithm = "plimsoll";  // one of eplb_algorithms()
   int num_ranks = 1;
   int num_redundant_experts = 0;
+  // How the engine that will run the plan spreads tokens over copies: what plimsoll plans for, and
+  // what every plan is certified for.
+  Dispatch dispatch = Dispatch::kExact;
   int num_nodes = 1;
   int num_groups = 0;                 // expert groups of the model; 0: it has none
   std::vector<uint8_t> active_ranks;  // elasticity_aware: 0 for a dead rank; empty: all alive
+
+  int num_threads = 0;  // that plan layers; 0: as many as there are cores
 
   // The placement in force; num_layers 0: none. `plimsoll` then names ranks and slots so that few
   // experts move.
@@ -30,10 +36,11 @@ struct PlanOptions {
 };
 
 // The values of --eplb-algorithm.
-//   plimsoll               ours and the default: level for the known load wherever there are at
-//                          least ranks - 1 redundant experts, then as level as possible over the
-//                          recorded steps, routed exactly; never two copies of an expert on one
-//                          rank
+//   plimsoll               ours and the default: as level as it finds for the dispatch that will
+//                          run the plan, never less so than any of the others, and of equals as
+//                          level as possible over the recorded steps; routed exactly, proven
+//                          optimal for the known load wherever there are at least ranks - 1
+//                          redundant experts
 //   plimsoll_hierarchical  the same, with all copies of an expert group within one node
 //   auto                   SGLang's rule: elasticity_aware where a rank is dead; else
 //                          deepseek_hierarchical where the model has expert groups that divide over
@@ -47,20 +54,21 @@ enum class Bound {
   kMean,             // the fullest rank holds at least the mean
   kReplicaBudget,    // some expert's share per copy exceeds it, however the copies are spent
   kSlotCardinality,  // every slot is taken: a hot expert's rank also holds the coldest ones
+  kSlotBudget,       // both together: the ranks of hot experts' copies also hold the coldest ones
 };
 
 // How good a placement is for one layer of a known load, in tokens.
 struct Certificate {
-  int64_t max_load = 0;       // of the fullest rank, routed exactly: no routing does better
-  int64_t max_load_even = 0;  // the same with every expert split evenly over its copies, rounded up
+  int64_t max_load = 0;       // of the fullest rank under the dispatch, rounded up
+  int64_t max_load_even = 0;  // the same with every expert split evenly over its copies
   double mean_load = 0;       // per rank
   int64_t lower_bound = 0;    // no placement with as many slots has a smaller max_load
   Bound binding = Bound::kMean;
   int32_t hottest_expert = 0;
   int64_t hottest_load = 0;
-  int32_t hottest_copies = 0;        // ranks that hold the hottest expert
-  std::vector<uint8_t> bound_ranks;  // [num_ranks] 1: ranks whose load cannot leave them; they set
-                                     // max_load
+  int32_t hottest_copies = 0;  // ranks that hold the hottest expert
+  // [num_ranks] 1: the ranks that set max_load; routed exactly, those whose load cannot leave them.
+  std::vector<uint8_t> bound_ranks;
 
   // How far the placement may be from the best one, 0 being proven optimal.
   double gap() const {
@@ -104,10 +112,13 @@ Result<RobustPlan> make_robust_plan(std::span<const LoadHistory> scenarios,
 Result<std::vector<int32_t>> moved_experts(const Placement& from, const Placement& to);
 
 // Certifies a placement against a load, [num_layers, num_logical_experts]. Ranks marked 0 in
-// active_ranks (empty: all alive) hold nothing.
+// active_ranks (empty: all alive) hold nothing; SGLang's dispatch knows no such ranks. Layers are
+// certified on several threads where there are cores.
 Result<std::vector<Certificate>> certify(const Placement& placement,
                                          std::span<const int64_t> load,
-                                         std::span<const uint8_t> active_ranks = {});
+                                         std::span<const uint8_t> active_ranks = {},
+                                         Dispatch dispatch = Dispatch::kExact,
+                                         int num_nodes = 1);
 
 // The load of all steps together, [num_layers, num_logical_experts].
 std::vector<int64_t> total_load(const LoadHistory& load);

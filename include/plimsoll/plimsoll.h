@@ -110,11 +110,13 @@ void plimsoll_plan_options_init(plimsoll_plan_options* options);
 const char* plimsoll_algorithm(size_t idx);
 
 /* Which argument gives the lower bound: the mean; some expert's share per copy, however the copies
- * are spent; a hot expert's rank, which also holds the coldest ones because every slot is taken. */
+ * are spent; a hot expert's rank, which also holds the coldest ones because every slot is taken;
+ * the last two together. */
 typedef enum plimsoll_bound {
   PLIMSOLL_BOUND_MEAN = 0,
   PLIMSOLL_BOUND_REPLICA_BUDGET = 1,
-  PLIMSOLL_BOUND_SLOT_CARDINALITY = 2
+  PLIMSOLL_BOUND_SLOT_CARDINALITY = 2,
+  PLIMSOLL_BOUND_SLOT_BUDGET = 3
 } plimsoll_bound;
 
 /* How good a placement is for one layer of a load, in tokens. */

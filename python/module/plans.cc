@@ -23,6 +23,8 @@ const char* bound_name(Bound bound) {
       return "replica budget";
     case Bound::kSlotCardinality:
       return "slot cardinality";
+    case Bound::kSlotBudget:
+      return "slot budget";
     default:
       return "mean";
   }

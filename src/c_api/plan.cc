@@ -12,7 +12,8 @@ namespace {
 
 static_assert(static_cast<int>(Bound::kMean) == PLIMSOLL_BOUND_MEAN &&
               static_cast<int>(Bound::kReplicaBudget) == PLIMSOLL_BOUND_REPLICA_BUDGET &&
-              static_cast<int>(Bound::kSlotCardinality) == PLIMSOLL_BOUND_SLOT_CARDINALITY);
+              static_cast<int>(Bound::kSlotCardinality) == PLIMSOLL_BOUND_SLOT_CARDINALITY &&
+              static_cast<int>(Bound::kSlotBudget) == PLIMSOLL_BOUND_SLOT_BUDGET);
 
 plimsoll_certificate c_certificate(const Certificate& c) {
   return {c.max_load,

@@ -113,6 +113,8 @@ std::string_view bound_name(Bound bound) {
       return "replica budget";
     case Bound::kSlotCardinality:
       return "slot cardinality";
+    case Bound::kSlotBudget:
+      return "slot budget";
   }
   return "";
 }

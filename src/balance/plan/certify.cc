@@ -2,7 +2,9 @@
 #include <numeric>
 
 #include "balance/plan/bounds.h"
+#include "balance/plan/each_layer.h"
 #include "balance/plan/exact_load.h"
+#include "balance/plan/shares.h"
 #include "plimsoll/plan.h"
 
 namespace plimsoll {
@@ -27,42 +29,100 @@ ReplicaTable alive_replicas(const Placement& placement,
   return alive;
 }
 
-int64_t max_even_load(const ReplicaTable& replicas, std::span<const int64_t> load, int num_ranks) {
-  std::vector<double> rank_load(num_ranks, 0);
-  for (size_t e = 0; e < load.size(); ++e) {
-    const int copies = replicas.count(static_cast<int>(e));
-    for (int i = 0; i < copies; ++i) {
-      rank_load[replicas.rank[replicas.begin[e] + i]] += static_cast<double>(load[e]) / copies;
-    }
-  }
-  const double max_load = *std::max_element(rank_load.begin(), rank_load.end());
-  return static_cast<int64_t>(max_load + 1 - 1e-6);
+int64_t fullest(std::span<const double> rank_load) {
+  return round_up(*std::max_element(rank_load.begin(), rank_load.end()));
 }
 
-Certificate certify_layer(const Placement& placement,
-                          int layer,
-                          std::span<const int64_t> load,
-                          std::span<const uint8_t> active_ranks,
-                          int num_active) {
-  const ReplicaTable replicas = alive_replicas(placement, layer, active_ranks);
-  Certificate c;
-  ExactLoad exact(replicas, placement.num_ranks, active_ranks);
-  c.max_load = exact.max_load(load);
-  c.bound_ranks.assign(exact.bound_ranks().begin(), exact.bound_ranks().end());
-  c.max_load_even = max_even_load(replicas, load, placement.num_ranks);
-  c.mean_load =
-      static_cast<double>(std::accumulate(load.begin(), load.end(), int64_t{0})) / num_active;
-  std::vector<int64_t> sorted(load.begin(), load.end());
-  std::sort(sorted.begin(), sorted.end(), std::greater<>());
-  const LowerBound bound = lower_bound(sorted, num_active, placement.slots_per_rank());
-  c.lower_bound = bound.value;
-  c.binding = bound.binding;
-  c.hottest_expert =
-      static_cast<int32_t>(std::max_element(load.begin(), load.end()) - load.begin());
-  c.hottest_load = load[c.hottest_expert];
-  c.hottest_copies = replicas.count(c.hottest_expert);
-  return c;
-}
+// The placement, and what its copies compute before any load is known.
+class Certifier {
+ public:
+  Certifier(const Placement& placement,
+            std::span<const uint8_t> active_ranks,
+            Dispatch dispatch,
+            int num_nodes)
+      : placement_(placement),
+        active_ranks_(active_ranks),
+        dispatch_(dispatch),
+        grid_{placement.num_ranks, num_nodes, placement.slots_per_rank()},
+        num_active_(placement.num_ranks -
+                    static_cast<int>(std::count(active_ranks.begin(), active_ranks.end(), 0))) {
+    if (dispatch != Dispatch::kStatic) return;
+    StaticDraws draws(grid_);
+    for (int l = 0; l < placement.num_layers; ++l) {
+      static_shares_.push_back(drawn_shares(copies(l), grid_, draws));
+    }
+  }
+
+  Certificate run(int layer, std::span<const int64_t> load) const {
+    const ReplicaTable replicas = alive_replicas(placement_, layer, active_ranks_);
+    Certificate c;
+    set_max_load(layer, load, replicas, c);
+    c.mean_load =
+        static_cast<double>(std::accumulate(load.begin(), load.end(), int64_t{0})) / num_active_;
+    std::vector<int64_t> sorted(load.begin(), load.end());
+    std::sort(sorted.begin(), sorted.end(), std::greater<>());
+    const LowerBound bound =
+        tight_lower_bound(sorted, num_active_, placement_.slots_per_rank(), c.max_load);
+    c.lower_bound = bound.value;
+    c.binding = bound.binding;
+    c.hottest_expert =
+        static_cast<int32_t>(std::max_element(load.begin(), load.end()) - load.begin());
+    c.hottest_load = load[c.hottest_expert];
+    c.hottest_copies = replicas.count(c.hottest_expert);
+    return c;
+  }
+
+ private:
+  CopyTable copies(int layer) const {
+    return CopyTable(placement_.layer(layer), placement_.num_logical_experts);
+  }
+
+  // Tokens of every rank, each expert's split evenly over its copies on ranks that are alive.
+  std::vector<double> even_loads(int layer, std::span<const int64_t> load) const {
+    const auto experts = placement_.layer(layer);
+    const auto counts = [&](size_t slot) {
+      return active_ranks_.empty() || active_ranks_[grid_.rank_of(static_cast<int>(slot))];
+    };
+    std::vector<int> num_copies(load.size(), 0);
+    for (size_t slot = 0; slot < experts.size(); ++slot) num_copies[experts[slot]] += counts(slot);
+    std::vector<double> share(experts.size(), 0);
+    for (size_t slot = 0; slot < experts.size(); ++slot) {
+      if (counts(slot)) share[slot] = 1.0 / num_copies[experts[slot]];
+    }
+    return rank_loads(experts, share, load, grid_);
+  }
+
+  void set_max_load(int layer,
+                    std::span<const int64_t> load,
+                    const ReplicaTable& replicas,
+                    Certificate& c) const {
+    const std::vector<double> even = even_loads(layer, load);
+    c.max_load_even = fullest(even);
+    if (dispatch_ == Dispatch::kExact) {
+      ExactLoad exact(replicas, placement_.num_ranks, active_ranks_);
+      c.max_load = exact.max_load(load);
+      c.bound_ranks.assign(exact.bound_ranks().begin(), exact.bound_ranks().end());
+      return;
+    }
+    std::vector<double> loads = even;
+    if (dispatch_ != Dispatch::kEven) {
+      loads = rank_loads(placement_.layer(layer),
+                         dispatch_ == Dispatch::kStatic
+                             ? static_shares_[layer]
+                             : expected_shares(copies(layer), dispatch_, grid_),
+                         load, grid_);
+    }
+    c.max_load = fullest(loads);
+    for (const double tokens : loads) c.bound_ranks.push_back(round_up(tokens) == c.max_load);
+  }
+
+  const Placement& placement_;
+  const std::span<const uint8_t> active_ranks_;
+  const Dispatch dispatch_;
+  const RankGrid grid_;
+  const int num_active_;
+  std::vector<std::vector<double>> static_shares_;  // [layer][slot], of kStatic
+};
 
 Status check_input(const Placement& placement,
                    std::span<const int64_t> load,
@@ -95,6 +155,20 @@ Status check_input(const Placement& placement,
   return ok_status();
 }
 
+Status check_dispatch(const Placement& placement,
+                      std::span<const uint8_t> active_ranks,
+                      Dispatch dispatch,
+                      int num_nodes) {
+  if (dispatch != Dispatch::kDynamic && dispatch != Dispatch::kStatic) return ok_status();
+  if (num_nodes < 1 || placement.num_ranks % num_nodes != 0) {
+    return invalid_argument(std::to_string(num_nodes) + " nodes do not divide the " +
+                            std::to_string(placement.num_ranks) + " ranks");
+  }
+  if (std::count(active_ranks.begin(), active_ranks.end(), 0) == 0) return ok_status();
+  return invalid_argument("SGLang's " + std::string(dispatch_name(dispatch)) +
+                          " dispatch is modelled with all ranks alive; leave the dead ones out");
+}
+
 std::string percent(double share) {
   const auto tenths = static_cast<int64_t>(share * 1000 + 0.5);
   return std::to_string(tenths / 10) + "." + std::to_string(tenths % 10) + " %";
@@ -116,20 +190,18 @@ std::string list_ranks(std::span<const uint8_t> marked) {
 
 Result<std::vector<Certificate>> certify(const Placement& placement,
                                          std::span<const int64_t> load,
-                                         std::span<const uint8_t> active_ranks) {
-  if (Status status = check_input(placement, load, active_ranks); !status.ok())
-    return status.error();
-  const int num_active =
-      active_ranks.empty()
-          ? placement.num_ranks
-          : static_cast<int>(std::count_if(active_ranks.begin(), active_ranks.end(),
-                                           [](uint8_t active) { return active != 0; }));
-  std::vector<Certificate> certificates;
-  for (int l = 0; l < placement.num_layers; ++l) {
-    const auto layer_load = load.subspan(static_cast<size_t>(l) * placement.num_logical_experts,
-                                         placement.num_logical_experts);
-    certificates.push_back(certify_layer(placement, l, layer_load, active_ranks, num_active));
-  }
+                                         std::span<const uint8_t> active_ranks,
+                                         Dispatch dispatch,
+                                         int num_nodes) {
+  Status status = check_input(placement, load, active_ranks);
+  if (status.ok()) status = check_dispatch(placement, active_ranks, dispatch, num_nodes);
+  if (!status.ok()) return status.error();
+  const Certifier certifier(placement, active_ranks, dispatch, num_nodes);
+  std::vector<Certificate> certificates(placement.num_layers);
+  for_each_layer(placement.num_layers, 0, [&](int layer) {
+    const size_t experts = placement.num_logical_experts;
+    certificates[layer] = certifier.run(layer, load.subspan(layer * experts, experts));
+  });
   return certificates;
 }
 
@@ -165,6 +237,11 @@ std::string explain(const Certificate& c) {
              " or one of its like shares its rank with as many others as there are slots, and "
              "there "
              "are no redundant ones: with the coldest it carries " +
+             bound;
+    case Bound::kSlotBudget:
+      return text + hottest +
+             " and its like need copies, and the ranks of these hold cold experts besides: however "
+             "the slots are spent, some rank carries " +
              bound;
   }
   return text;

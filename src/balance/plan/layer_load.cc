@@ -1,6 +1,7 @@
-#include <algorithm>
+#include "balance/plan/layer_load.h"
 
-#include "balance/plan/plimsoll.h"
+#include <algorithm>
+#include <numeric>
 
 namespace plimsoll {
 namespace {
@@ -31,6 +32,39 @@ LayerLoad layer_load(const LoadHistory& load, int layer, int max_steps) {
     }
   }
   return result;
+}
+
+std::vector<int64_t> search_steps(const LayerLoad& load) {
+  if (load.num_steps() == 1 || !load.total_counts) return load.steps;
+  std::vector<int64_t> steps = load.steps;
+  steps.insert(steps.end(), load.total.begin(), load.total.end());
+  return steps;
+}
+
+LayerLoad select_experts(const LayerLoad& load, std::span<const int32_t> experts) {
+  LayerLoad selected{.total_counts = load.total_counts};
+  for (const int32_t e : experts) selected.total.push_back(load.total[e]);
+  for (int t = 0; t < load.num_steps(); ++t) {
+    for (const int32_t e : experts) {
+      selected.steps.push_back(load.steps[static_cast<size_t>(t) * load.num_experts() + e]);
+    }
+  }
+  return selected;
+}
+
+std::vector<int32_t> canonical_order(const LayerLoad& load) {
+  std::vector<int32_t> order(load.total.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
+    if (load.total[a] != load.total[b]) return load.total[a] > load.total[b];
+    for (size_t row = 0; row < load.steps.size(); row += load.total.size()) {
+      if (load.steps[row + a] != load.steps[row + b]) {
+        return load.steps[row + a] > load.steps[row + b];
+      }
+    }
+    return false;
+  });
+  return order;
 }
 
 }  // namespace plimsoll

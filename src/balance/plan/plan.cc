@@ -66,6 +66,12 @@ Status check_options(const Algorithm& algorithm,
     return invalid_argument("algorithm '" + std::string(algorithm.name) +
                             "' cannot limit how many experts move; use plimsoll");
   }
+  if (options.max_moved_experts >= 0 && options.dispatch != Dispatch::kExact) {
+    return invalid_argument(
+        "a limit on moved experts is planned for exact routing only; leave it out, or the dispatch "
+        "'" +
+        std::string(dispatch_name(options.dispatch)) + "'");
+  }
   if (options.in_force.num_layers == 0) return ok_status();
   if (Status status = validate(options.in_force); !status.ok()) return status;
   return check_same_sizes(options.in_force, empty_placement(sizes));
@@ -99,7 +105,8 @@ Result<Plan> make_plan(const LoadHistory& load, const PlanOptions& options) {
   Result<Placement> placement = find_algorithm(options.algorithm)->plan(load, options);
   if (!placement.ok()) return placement.error();
   plan.placement = std::move(*placement);
-  auto certificates = certify(plan.placement, total_load(load), options.active_ranks);
+  auto certificates = certify(plan.placement, total_load(load), options.active_ranks,
+                              options.dispatch, options.num_nodes);
   if (!certificates.ok()) return certificates.error();
   plan.certificates = std::move(*certificates);
   if (options.in_force.num_layers > 0) {

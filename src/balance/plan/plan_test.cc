@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "balance/plan/bounds.h"
+#include "balance/plan/plimsoll.h"
 #include "balance/random.h"
 
 namespace plimsoll {
@@ -195,16 +196,13 @@ RC_GTEST_PROP(Plimsoll, NamesOfExpertsChangeNothing, (uint64_t seed)) {
     const size_t e = i % name.size();
     renamed.counts[i - e + name[e]] = load.counts[i];
   }
-  const auto plan = make_plan(load, options);
-  const auto other = make_plan(renamed, options);
   for (int l = 0; l < load.num_layers; ++l) {
-    RC_ASSERT(plan->certificates[l].max_load == other->certificates[l].max_load);
-    for (int slot = 0; slot < plan->placement.num_physical_experts; ++slot) {
-      const int32_t a = plan->placement.layer(l)[slot];
-      const int32_t b = other->placement.layer(l)[slot];
+    const LayerPlan plan = plan_layer(layer_load(load, l), options);
+    const LayerPlan other = plan_layer(layer_load(renamed, l), options);
+    for (int slot = 0; slot < plan.num_slots(); ++slot) {
       for (int t = 0; t < load.num_steps; ++t) {  // the same expert, or one with the same load
         const size_t row = (static_cast<size_t>(t) * load.num_layers + l) * name.size();
-        RC_ASSERT(load.counts[row + a] == renamed.counts[row + b]);
+        RC_ASSERT(load.counts[row + plan.expert[slot]] == renamed.counts[row + other.expert[slot]]);
       }
     }
   }
@@ -428,6 +426,9 @@ RC_GTEST_PROP(Plan, NoPlacementBeatsTheBound, (uint64_t seed)) {
   const int64_t best = best_of_all(p, load, 0);
   std::sort(load.begin(), load.end(), std::greater<>());
   RC_ASSERT(lower_bound(load, num_ranks, slots_per_rank).value <= best);
+  for (const int64_t reached : {best, best + best / 4, 2 * best}) {
+    RC_ASSERT(tight_lower_bound(load, num_ranks, slots_per_rank, reached).value <= best);
+  }
 }
 
 TEST(Plan, EachBoundBinds) {

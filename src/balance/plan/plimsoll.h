@@ -2,31 +2,36 @@
 #pragma once
 
 #include <span>
-#include <vector>
 
+#include "balance/plan/layer_load.h"
 #include "balance/plan/layer_plan.h"
 #include "plimsoll/plan.h"
 
 namespace plimsoll {
 
-// One layer's load, or that of the experts of one node.
-struct LayerLoad {
-  std::vector<int64_t> total;  // [num_experts]
-  std::vector<int64_t> steps;  // [num_steps, num_experts], runs of recorded steps taken together
-  bool total_counts = true;    // the total weighs as much as the steps together; else not at all
-
-  int num_experts() const { return static_cast<int>(total.size()); }
-  int num_steps() const { return static_cast<int>(steps.size() / total.size()); }
-};
-
-inline constexpr int kMaxSteps = 64;
-LayerLoad layer_load(const LoadHistory& load, int layer, int max_steps = kMaxSteps);
-
 // Of one layer, by `plimsoll` or `plimsoll_hierarchical`, whatever is in force.
 LayerPlan plan_layer(const LayerLoad& load, const PlanOptions& options);
 
-// What a plan is for: the maxima of all steps [num_steps, num_experts], routed exactly, summed.
-int64_t sum_of_maxima(const LayerPlan& plan, std::span<const int64_t> steps, size_t num_experts);
+// Of experts that may lie on any of the ranks. num_nodes: for SGLang's dispatch.
+LayerPlan plan_ranks(
+    const LayerLoad& load, int num_ranks, int slots_per_rank, Dispatch dispatch, int num_nodes);
+
+// What a plan is for: the maxima of all steps [num_steps, num_experts] under the options' dispatch,
+// summed.
+int64_t sum_of_maxima(const LayerPlan& plan,
+                      std::span<const int64_t> steps,
+                      size_t num_experts,
+                      const PlanOptions& options);
+
+// As many proposals of the local search as are worth their time.
+int64_t num_proposals(const LayerPlan& plan, const LayerLoad& load);
+
+// Moves max_moved_experts from the placement in force, where they help most. Exact routing only.
+void improve_in_force(const LoadHistory& load, const PlanOptions& options, Placement& placement);
+
+// Gives every layer in which another algorithm's placement has a smaller maximum that one,
+// improved.
+void outdo_others(const LoadHistory& load, const PlanOptions& options, Placement& placement);
 
 // Sizes and load are checked by the caller.
 Result<Placement> plan_plimsoll(const LoadHistory& load, const PlanOptions& options);

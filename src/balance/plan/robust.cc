@@ -93,7 +93,7 @@ class RobustLayer {
     ratios_.assign(loads_.size(), 1);
     for (size_t s = 0; s < loads_.size(); ++s) {
       if (rows_tokens_[s] == 0) continue;
-      const int64_t maxima = sum_of_maxima(plan, loads_[s].steps, loads_[s].total.size());
+      const int64_t maxima = sum_of_maxima(plan, loads_[s].steps, loads_[s].total.size(), options_);
       ratios_[s] =
           static_cast<double>(maxima * plan.num_ranks) / static_cast<double>(rows_tokens_[s]);
       score.worst = std::max(score.worst, ratios_[s]);
@@ -155,7 +155,8 @@ Result<RobustPlan> make_robust_plan(std::span<const LoadHistory> scenarios,
                                          layer.expert.end());
   }
   for (const LoadHistory& load : scenarios) {
-    auto certificates = certify(placement, total_load(load));
+    auto certificates =
+        certify(placement, total_load(load), {}, options.dispatch, options.num_nodes);
     if (!certificates.ok()) return certificates.error();
     plan.certificates.push_back(std::move(*certificates));
   }

@@ -100,4 +100,9 @@ std::vector<double> rank_loads(std::span<const int32_t> expert_of_slot,
                                std::span<const int64_t> load,
                                const RankGrid& grid);
 
+// Tokens in whole ones; what floating point leaves above one does not count.
+inline int64_t round_up(double tokens) {
+  return static_cast<int64_t>(tokens + 1 - 1e-6);
+}
+
 }  // namespace plimsoll
