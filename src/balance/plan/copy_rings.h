@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "balance/plan/layer_plan.h"
+#include "balance/measure/layer_plan.h"
 
 namespace plimsoll {
 

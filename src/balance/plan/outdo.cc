@@ -2,11 +2,11 @@
 // starts from that one.
 #include <algorithm>
 
+#include "balance/measure/bounds.h"
+#include "balance/measure/each_layer.h"
+#include "balance/measure/judge.h"
 #include "balance/plan/algorithms.h"
-#include "balance/plan/bounds.h"
-#include "balance/plan/each_layer.h"
 #include "balance/plan/even_plan.h"
-#include "balance/plan/judge.h"
 #include "balance/plan/plan_check.h"
 #include "balance/plan/plimsoll.h"
 #include "balance/plan/search.h"

@@ -7,7 +7,7 @@
 #include <bit>
 #include <numeric>
 
-#include "balance/plan/bounds.h"
+#include "balance/measure/bounds.h"
 #include "balance/plan/plimsoll.h"
 #include "balance/random.h"
 

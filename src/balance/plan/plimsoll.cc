@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <numeric>
 
+#include "balance/measure/each_layer.h"
+#include "balance/measure/judge.h"
 #include "balance/plan/align.h"
-#include "balance/plan/each_layer.h"
-#include "balance/plan/judge.h"
 
 namespace plimsoll {
 namespace {

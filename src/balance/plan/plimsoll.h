@@ -3,8 +3,8 @@
 
 #include <span>
 
+#include "balance/measure/layer_plan.h"
 #include "balance/plan/layer_load.h"
-#include "balance/plan/layer_plan.h"
 #include "plimsoll/plan.h"
 
 namespace plimsoll {

@@ -1,12 +1,13 @@
 // One layer's plan for ranks that may hold any expert: starts of several kinds, the best improved.
 #include <algorithm>
 
-#include "balance/plan/bounds.h"
+#include "balance/measure/bounds.h"
+#include "balance/measure/judge.h"
 #include "balance/plan/even_plan.h"
 #include "balance/plan/exchange.h"
-#include "balance/plan/judge.h"
 #include "balance/plan/plimsoll.h"
 #include "balance/plan/search.h"
+#include "balance/plan/start_plan.h"
 
 namespace plimsoll {
 namespace {

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <bit>
 
+#include "balance/measure/bounds.h"
 #include "balance/plan/align.h"
-#include "balance/plan/bounds.h"
 #include "balance/plan/copy_rings.h"
 
 namespace plimsoll {

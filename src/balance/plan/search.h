@@ -12,7 +12,7 @@
 #include <span>
 #include <vector>
 
-#include "balance/plan/layer_plan.h"
+#include "balance/measure/layer_plan.h"
 #include "balance/random.h"
 
 namespace plimsoll {

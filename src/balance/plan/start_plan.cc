@@ -1,8 +1,8 @@
+#include "balance/plan/start_plan.h"
+
 #include <algorithm>
 #include <numeric>
 #include <queue>
-
-#include "balance/plan/layer_plan.h"
 
 namespace plimsoll {
 namespace {

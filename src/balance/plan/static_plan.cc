@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <numeric>
 
-#include "balance/plan/layer_plan.h"
-#include "balance/plan/shares.h"
+#include "balance/measure/layer_plan.h"
+#include "balance/measure/shares.h"
 #include "balance/random.h"
 
 namespace plimsoll {

@@ -1,4 +1,4 @@
-#include "balance/plan/exact_load.h"
+#include "balance/measure/exact_load.h"
 
 #include <algorithm>
 

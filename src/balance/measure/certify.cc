@@ -1,10 +1,10 @@
 #include <algorithm>
 #include <numeric>
 
-#include "balance/plan/bounds.h"
-#include "balance/plan/each_layer.h"
-#include "balance/plan/exact_load.h"
-#include "balance/plan/shares.h"
+#include "balance/measure/bounds.h"
+#include "balance/measure/each_layer.h"
+#include "balance/measure/exact_load.h"
+#include "balance/measure/shares.h"
 #include "plimsoll/plan.h"
 
 namespace plimsoll {

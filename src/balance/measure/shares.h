@@ -6,8 +6,7 @@
 #include <span>
 #include <vector>
 
-#include "balance/plan/layer_plan.h"
-#include "balance/plan/python_random.h"
+#include "balance/measure/python_random.h"
 #include "plimsoll/dispatch.h"
 
 namespace plimsoll {

@@ -6,7 +6,7 @@
 #include <fstream>
 #include <numeric>
 
-#include "balance/plan/shares.h"
+#include "balance/measure/shares.h"
 
 namespace plimsoll {
 namespace {

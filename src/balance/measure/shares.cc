@@ -1,4 +1,4 @@
-#include "balance/plan/shares.h"
+#include "balance/measure/shares.h"
 
 #include <algorithm>
 

@@ -6,9 +6,9 @@
 #include <span>
 #include <vector>
 
-#include "balance/plan/exact_load.h"
-#include "balance/plan/layer_plan.h"
-#include "balance/plan/shares.h"
+#include "balance/measure/exact_load.h"
+#include "balance/measure/layer_plan.h"
+#include "balance/measure/shares.h"
 
 namespace plimsoll {
 

@@ -1,4 +1,4 @@
-#include "balance/plan/bounds.h"
+#include "balance/measure/bounds.h"
 
 #include <algorithm>
 #include <numeric>

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <iterator>
 
-#include "balance/plan/exact_load.h"
-#include "balance/plan/shares.h"
+#include "balance/measure/exact_load.h"
+#include "balance/measure/shares.h"
 
 namespace plimsoll {
 namespace {

@@ -1,4 +1,4 @@
-#include "balance/plan/judge.h"
+#include "balance/measure/judge.h"
 
 #include <algorithm>
 
