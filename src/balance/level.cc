@@ -1,3 +1,5 @@
+// Successive shortest paths with blocking flows, from an assignment to one within the capacities,
+// or to a minimum cut. See "As a flow" in docs/balancing.md.
 #include "plimsoll/level.h"
 
 #include <algorithm>

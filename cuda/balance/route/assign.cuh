@@ -1,7 +1,7 @@
 // Dealing the quotas of a source out to its tokens: assign() of src/balance, by one cluster. A
 // choice is served by the copy whose quota its occurrence number falls into; a shared expert goes
 // to a rank its token visits anyway if it comes early enough among those that prefer this rank,
-// else into what the quotas have left, in order.
+// else into what the quotas have left, in order. See "From amounts to tokens" in docs/balancing.md.
 #pragma once
 
 #include "cuda/balance/route/count.cuh"

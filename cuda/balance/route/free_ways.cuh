@@ -1,8 +1,9 @@
-// The first pushes of the flow that levels the ranks: along ways that cost no message. Units of an
-// item that are away from home anyway go from one of its ranks to another, for as long as no item
-// is short of units at home anywhere, as in the start and after any such push. One warp holds all
-// of it in registers, where Pusher would look into shared memory at every step; the order, and so
-// the outcome, is the same.
+// The first pushes of the flow that levels the ranks, from the start: along ways that cost no
+// message. Remote units of an item go from one of its ranks to another. This works as long as no
+// rank holds fewer units of an item than its own tokens asked for; that is so in the start, and
+// stays so after such a push. It is a blocking flow by breadth-first search: distances are hops.
+// One warp holds all sets in registers, where push.cuh would read shared memory at every step; the
+// order, and so the outcome, is the same. See "As a flow" in docs/balancing.md.
 #pragma once
 
 #include <type_traits>

@@ -1,4 +1,6 @@
-// Labels of the flow that levels the ranks: shortest distances to a rank with room.
+// Labels (potentials) of the flow that levels the ranks, from amounts and loads: shortest distances
+// to a rank with room over residual arcs, by Bellman and Ford's rounds over all arcs at once. See
+// "As a flow" in docs/balancing.md.
 #pragma once
 
 #include "cuda/balance/route/scratch.cuh"

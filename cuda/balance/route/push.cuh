@@ -1,4 +1,6 @@
-// Pushes of the flow that levels the ranks, in the CPU's order, by one warp.
+// The blocking flow between two labellings, from the labels: pushes along residual arcs that lie on
+// cheapest ways, in the order of src/balance/level.cc, by one warp, because the order decides which
+// of several best answers is found. See "As a flow" in docs/balancing.md.
 #pragma once
 
 #include "cuda/balance/route/label.cuh"

@@ -1,4 +1,6 @@
-// From how much of each item every rank takes to what one source sends where.
+// From how much of each item every rank takes to what one source sends where: quotas.cc of
+// src/balance/route, for one source. Its interval of the units left over is found by sums before
+// it. See "From amounts to tokens" in docs/balancing.md.
 #pragma once
 
 #include "cuda/balance/route/gpu_route.h"

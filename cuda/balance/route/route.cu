@@ -1,6 +1,7 @@
 // The kernels: count, and route with or without counting its own source first. A cluster of blocks
 // does one source rank's work; its blocks share the tokens and the columns of the count matrix, and
-// each solves for itself, which is quicker than waiting for another's answer.
+// each solves for itself, which is quicker than waiting for another's answer. See "On a GPU" in
+// docs/balancing.md.
 #include <climits>
 
 #include "cuda/balance/route/assign.cuh"

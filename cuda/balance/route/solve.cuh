@@ -1,6 +1,7 @@
 // The solver: route() of src/balance, by one thread block. Where the CPU works in a fixed order
 // that matters (pushes of the flow) this keeps the order; where it does not matter (sums, pouring,
-// labels, which are shortest distances) the threads share the work.
+// labels, which are shortest distances) the threads share the work. Minimum-cost flow under a
+// waterline that rises by minimum cuts; see "Routing a batch" in docs/balancing.md.
 #pragma once
 
 #include "cuda/balance/route/free_ways.cuh"

@@ -1,5 +1,6 @@
 // The assignment levelling starts from, as src/balance/route/local_start.cc makes it: by one thread
-// block, all ranks and all arcs side by side, a thread each.
+// block, all ranks and all arcs side by side, a thread each. Potentials of a resistor network, then
+// water-filling; see "Where the flow starts" in docs/balancing.md.
 #pragma once
 
 #include "balance/route/local_start.h"

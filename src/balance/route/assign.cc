@@ -1,3 +1,6 @@
+// From the quotas of one source rank to its tokens: each choice takes the first copy of its expert
+// with quota left, each shared expert first a rank that its token visits anyway. Every quota is
+// used up exactly. See "From amounts to tokens" in docs/balancing.md.
 #include <algorithm>
 #include <limits>
 
@@ -33,6 +36,13 @@ Error ids_differ_from_counts(int source, const std::string& what) {
                           " are not those that were counted for its quotas: " + what);
 }
 
+// The first of these quotas that is not used up; their number if all are.
+int first_left(const RouteWorkspace& w, int num_quotas) {
+  const auto end = w.quota.begin() + num_quotas;
+  return static_cast<int>(std::find_if(w.quota.begin(), end, [](int32_t n) { return n != 0; }) -
+                          w.quota.begin());
+}
+
 Status assign_routed(const RouteTables& t,
                      int source,
                      std::span<const int32_t> topk_ids,
@@ -57,11 +67,10 @@ Status assign_routed(const RouteTables& t,
     physical_ids[i] = t.replicas.slot[copy];
     --w.quota[physical_ids[i]];
   }
-  const auto unused = std::find_if(w.quota.begin(), w.quota.begin() + t.num_slots,
-                                   [](int32_t left) { return left != 0; });
-  if (unused == w.quota.begin() + t.num_slots) return ok_status();
-  return ids_differ_from_counts(source, "slot " + std::to_string(unused - w.quota.begin()) +
-                                            " has " + std::to_string(*unused) + " tokens left");
+  const int slot = first_left(w, t.num_slots);
+  if (slot == t.num_slots) return ok_status();
+  return ids_differ_from_counts(source, "slot " + std::to_string(slot) + " has " +
+                                            std::to_string(w.quota[slot]) + " tokens left");
 }
 
 constexpr int32_t kUndecided = -2;
@@ -139,9 +148,7 @@ Status assign_shared(const RouteTables& t,
     shared_rank = rank;
     --w.quota[rank];
   }
-  const auto unused = std::find_if(w.quota.begin(), w.quota.begin() + t.num_ranks,
-                                   [](int32_t left) { return left != 0; });
-  if (unused == w.quota.begin() + t.num_ranks) return ok_status();
+  if (first_left(w, t.num_ranks) == t.num_ranks) return ok_status();
   return ids_differ_from_counts(source, "fewer tokens are active");
 }
 

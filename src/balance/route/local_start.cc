@@ -1,3 +1,6 @@
+// The start of the flow, from the counts of all ranks: units stay home where they can, free ones
+// are water-filled over ranks whose heights are potentials of a network of equal resistors, and
+// what rounding leaves follows spanning trees. See "Where the flow starts" in docs/balancing.md.
 #include "balance/route/local_start.h"
 
 #include <algorithm>

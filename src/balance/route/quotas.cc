@@ -1,3 +1,6 @@
+// From how much of each item every rank takes to who sends it: each rank keeps its own units, the
+// rest of all sources, laid end to end, meets the ranks that still take some (the north-west corner
+// rule of transportation problems). See "From amounts to tokens" in docs/balancing.md.
 #include "balance/route/quotas.h"
 
 #include <algorithm>

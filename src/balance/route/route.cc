@@ -1,3 +1,6 @@
+// route(): from the counts of all ranks to quotas with the smallest maximum load and, among those,
+// the fewest messages, by a minimum-cost flow under a waterline that rises until it fits. This file
+// checks the input and puts the steps in order. See "Routing a batch" in docs/balancing.md.
 #include "plimsoll/route.h"
 
 #include <algorithm>

@@ -1,3 +1,6 @@
+// The other goals of --route-objective, from the same counts: the fewest experts at work on the
+// fullest rank (the same flow, with whole experts as units), and the shortest time (descent by
+// single moves from two starts; not exact, the bound says how far off). See docs/balancing.md.
 #include "balance/route/route_objectives.h"
 
 #include <algorithm>

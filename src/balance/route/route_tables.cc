@@ -1,3 +1,5 @@
+// What one layer's placement means for routing, made once: copies by expert, the nearest copy of
+// every rank, and the graph of items and ranks that the flow runs in. See docs/balancing.md.
 #include <algorithm>
 #include <numeric>
 

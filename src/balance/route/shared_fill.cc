@@ -1,3 +1,6 @@
+// A shared expert that costs other than a routed one cannot be an item of the flow. Here it is
+// water-filled in lumps over levelled ranks; where there are few ways to deal it out, every one is
+// tried and the flow run for each. See "Other goals" in docs/balancing.md.
 #include "balance/route/shared_fill.h"
 
 #include <algorithm>

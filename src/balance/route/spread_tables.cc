@@ -1,3 +1,6 @@
+// From the graph of items and ranks, once for a placement: the response of a network of equal
+// resistors (a pseudo-inverse of the graph's Laplacian, in fixed point) and spanning trees of the
+// ranks that share experts. See "Where the flow starts" in docs/balancing.md.
 #include <algorithm>
 #include <cmath>
 #include <vector>

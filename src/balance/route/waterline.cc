@@ -1,3 +1,6 @@
+// The least maximum load, from the start of the flow: try a lower bound; where the flow is stuck,
+// the ranks that cannot reach room are a minimum cut, and the waterline rises to what must fit
+// there. See "The least waterline" in docs/balancing.md.
 #include "balance/route/waterline.h"
 
 #include <algorithm>
