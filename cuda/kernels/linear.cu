@@ -78,13 +78,13 @@ cudaError_t launch(const LinearWeight& w,
                    cudaStream_t stream) {
   using T = Tile<kProduct, kWarpgroups, kTokens>;
   const auto kernel = linear_kernel<kProduct, kWarpgroups, kTokens, kInTurn>;
-  static const cudaError_t prepared =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, T::kSharedBytes);
+  static const cudaError_t prepared = cudaFuncSetAttribute(
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, T::shared_bytes(T::kMostStages));
   if (prepared != cudaSuccess) return prepared;
   Maps maps;
   const cudaError_t error = make_maps(w, x, T::kRows, kTokens, &maps);
   if (error != cudaSuccess) return error;
-  const LinearArguments p = arguments_of(w, x, y);
+  LinearArguments p = arguments_of(w, x, y);
   const unsigned blocks_of_a_tile = kInTurn ? 1 : p.splits;
   cudaLaunchAttribute cluster{};
   cluster.id = cudaLaunchAttributeClusterDimension;
@@ -93,7 +93,11 @@ cudaError_t launch(const LinearWeight& w,
   config.gridDim =
       dim3(blocks_of_a_tile, (w.out + T::kRows - 1) / T::kRows, (x.rows + kTokens - 1) / kTokens);
   config.blockDim = T::kThreads;
-  config.dynamicSmemBytes = T::kSharedBytes;
+  const int64_t blocks = int64_t{config.gridDim.x} * config.gridDim.y * config.gridDim.z;
+  // A large cluster needs room on many neighbours at once.
+  const bool few = blocks > 2 * kFullMachine || blocks_of_a_tile > 2;
+  p.stages = few ? T::kFewStages : T::kMostStages;
+  config.dynamicSmemBytes = T::shared_bytes(p.stages);
   config.stream = stream;
   config.attrs = &cluster;
   config.numAttrs = 1;

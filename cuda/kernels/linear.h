@@ -29,7 +29,8 @@ struct LinearWeight {
 };
 
 struct LinearOutput {
-  void* data = nullptr;  // [x.rows, out], rows `stride` elements apart
+  // [x.rows, out], rows `stride` elements apart; 16-byte aligned, the stride a multiple of 8.
+  void* data = nullptr;
   int64_t stride = 0;
   bool bfloat16 = false;  // else float32
 };

@@ -43,7 +43,7 @@ __device__ double operand_at(const Operand& x, int row, int k) {
 }
 
 // A warp for each element.
-__global__ void multiply(LinearWeight w, Operand x, LinearOutput y) {
+__global__ void multiply_plainly(LinearWeight w, Operand x, LinearOutput y) {
   const int out = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
   const int row = blockIdx.y;
   if (out >= w.out) return;
@@ -69,7 +69,7 @@ cudaError_t linear_reference(const LinearWeight& w,
                              const LinearOutput& y,
                              cudaStream_t stream) {
   if (x.rows == 0) return cudaSuccess;
-  multiply<<<dim3((w.out + 7) / 8, x.rows), 256, 0, stream>>>(w, x, y);
+  multiply_plainly<<<dim3((w.out + 7) / 8, x.rows), 256, 0, stream>>>(w, x, y);
   return cudaGetLastError();
 }
 

@@ -34,16 +34,25 @@ struct Tile {
   static constexpr int kScaleBytes = kProduct == Product::kE4m3 ? kTokens * 4 : 0;
   static constexpr int kStageBytes = kWeightBytes + kTokenBytes;
   static constexpr int kBudget = 200 << 10;
-  static constexpr int kFit = kBudget / kStageBytes;
-  static constexpr int kStages = kFit < 8 ? kFit : 8;
+  static constexpr int kMostStages = kBudget / kStageBytes < 16 ? kBudget / kStageBytes : 16;
+  // Few stages leave room for several blocks on a multiprocessor.
+  static constexpr int kFewStages =
+      kWide ? kMostStages : (kTokens == 16 ? 48 << 10 : 68 << 10) / kStageBytes;
   static constexpr int kSumBytes = kRows * kTokens * 4;  // a split's sums, over the stages
-  static_assert(kSumBytes <= kStages * kStageBytes);
+  static_assert(kSumBytes <= kFewStages * kStageBytes);
+  // A finished tile of y on its way out: a token's values, and 16 bytes so that tokens start in
+  // different banks.
+  static constexpr int kRowOut(int element) { return kRows * element + 16; }
+  static_assert(kTokens * kRowOut(4) <= kFewStages * kStageBytes || !kWide);
   // Stages, then the rest; 1,024 more to align.
-  static constexpr int kSharedBytes = kStages * (kStageBytes + kScaleBytes + 16) +
-                                      (kProduct == Product::kBfloat16 ? 0 : kMaxChunks * 4) + 1024;
+  static constexpr int shared_bytes(int stages) {
+    return stages * (kStageBytes + kScaleBytes + 16) +
+           (kProduct == Product::kBfloat16 ? 0 : kMaxChunks * 4) + 1024;
+  }
 };
 
 struct LinearArguments {
+  int stages;            // of the ring
   int chunks;            // of 128 weight bytes, in all (times the parts of x)
   int weight_chunks;     // of one weight row
   int chunks_per_split;  // the last may have fewer
@@ -58,6 +67,20 @@ struct LinearArguments {
   bool y_bfloat16;
 };
 
+// A place in a ring of stages, and the parity of its barriers' phase.
+struct Ring {
+  int stages;
+  int stage = 0;
+  uint32_t parity = 0;
+
+  __device__ void next() {
+    if (++stage == stages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+};
+
 __device__ inline void store(const LinearArguments& p, int out, int token, float value) {
   if (out >= p.out || token >= p.tokens) return;
   const int64_t at = token * p.y_stride + out;
@@ -65,6 +88,34 @@ __device__ inline void store(const LinearArguments& p, int out, int token, float
     static_cast<__nv_bfloat16*>(p.y)[at] = __float2bfloat16(value);
   } else {
     static_cast<float*>(p.y)[at] = value;
+  }
+}
+
+// Writes a block's tile of sums through shared memory, so that whole lines of y go out.
+template <typename T, typename Element, int kSums>
+__device__ void store_tile(const LinearArguments& p,
+                           int first_row,
+                           int first_token,
+                           int tile_row,
+                           const float (&sums)[kSums],
+                           uint8_t* shared) {
+  constexpr int kConsumers = T::kRows * 2, kRowOut = T::kRowOut(sizeof(Element));
+  constexpr int kPieces = T::kRows * sizeof(Element) / 16;  // of a token
+  ptx::named_barrier(1, kConsumers);                        // all have read their last stage
+#pragma unroll
+  for (int i = 0; i < kSums; ++i) {
+    const int token = i / 4 * 8 + threadIdx.x % 4 * 2 + i % 2;
+    reinterpret_cast<Element*>(shared + token * kRowOut)[tile_row + i / 2 % 2 * 8] =
+        static_cast<Element>(sums[i]);
+  }
+  ptx::named_barrier(1, kConsumers);
+  for (int i = threadIdx.x; i < 2 * kSums * kPieces; i += kConsumers) {
+    const int token = i / kPieces, piece = i % kPieces;
+    const int out = first_row + piece * (16 / int{sizeof(Element)});
+    if (first_token + token >= p.tokens || out >= p.out) continue;
+    Element* to = static_cast<Element*>(p.y) + (first_token + token) * p.y_stride + out;
+    *reinterpret_cast<uint4*>(to) =
+        *reinterpret_cast<const uint4*>(shared + token * kRowOut + piece * 16);
   }
 }
 
@@ -100,10 +151,10 @@ __global__ void __launch_bounds__(Tile<kProduct, kWarpgroups, kTokens>::kThreads
   constexpr int kSums = kTokens / 2;  // of a thread
   extern __shared__ uint8_t unaligned[];
   uint8_t* const stages = unaligned + (1024 - ptx::shared_address(unaligned) % 1024) % 1024;
-  uint8_t* const scale_stages = stages + T::kStages * T::kStageBytes;
-  auto* const full = reinterpret_cast<ptx::Mbarrier*>(scale_stages + T::kStages * T::kScaleBytes);
-  ptx::Mbarrier* const empty = full + T::kStages;
-  float* const weight_scales = reinterpret_cast<float*>(empty + T::kStages);
+  uint8_t* const scale_stages = stages + p.stages * T::kStageBytes;
+  auto* const full = reinterpret_cast<ptx::Mbarrier*>(scale_stages + p.stages * T::kScaleBytes);
+  ptx::Mbarrier* const empty = full + p.stages;
+  float* const weight_scales = reinterpret_cast<float*>(empty + p.stages);
 
   const int warp = __shfl_sync(0xFFFFFFFF, threadIdx.x / 32, 0);
   const int first_row = blockIdx.y * T::kRows;
@@ -113,7 +164,7 @@ __global__ void __launch_bounds__(Tile<kProduct, kWarpgroups, kTokens>::kThreads
   const int end = kInTurn ? p.chunks : min(p.chunks, begin + p.chunks_per_split);
 
   if (threadIdx.x == 0) {
-    for (int s = 0; s < T::kStages; ++s) {
+    for (int s = 0; s < p.stages; ++s) {
       full[s].init(1);
       empty[s].init(4 * kWarpgroups);
     }
@@ -131,9 +182,10 @@ __global__ void __launch_bounds__(Tile<kProduct, kWarpgroups, kTokens>::kThreads
     if constexpr (T::kWide) ptx::shrink_registers<40>();
     if (threadIdx.x == 128 * kWarpgroups) {
       const int first_column = first_row / p.rows_per_group * p.columns_per_group;
-      for (int c = begin; c < end; ++c) {
-        const int stage = (c - begin) % T::kStages;
-        empty[stage].wait((c - begin) / T::kStages % 2 ^ 1);
+      Ring ring{p.stages};
+      for (int c = begin; c < end; ++c, ring.next()) {
+        const int stage = ring.stage;
+        empty[stage].wait(ring.parity ^ 1);
         full[stage].arrive_and_expect(T::kStageBytes + T::kScaleBytes);
         uint8_t* to = stages + stage * T::kStageBytes;
         constexpr int kWeightColumns = kProduct == Product::kBfloat16 ? 64 : 128;
@@ -173,17 +225,19 @@ __global__ void __launch_bounds__(Tile<kProduct, kWarpgroups, kTokens>::kThreads
     for (float& x : sums) x = 0;
   }
 
-  const auto release = [&](int c) {
+  const auto release = [&](int stage) {
     __syncwarp();
-    if (threadIdx.x % 32 == 0) empty[(c - begin) % T::kStages].arrive();
+    if (threadIdx.x % 32 == 0) empty[stage].arrive();
   };
   int left = p.chunks_per_split;  // of the split that is being summed
-  for (int c = begin; c < end; ++c) {
-    const int stage = (c - begin) % T::kStages;
+  Ring ring{p.stages};
+  int before = 0;  // the last stage
+  for (int c = begin; c < end; ++c, ring.next()) {
+    const int stage = ring.stage;
     const uint8_t* rows = stages + stage * T::kStageBytes;
     const uint8_t* tokens = rows + T::kWeightBytes;
     const bool go_on = left != p.chunks_per_split;
-    full[stage].wait((c - begin) / T::kStages % 2);
+    full[stage].wait(ring.parity);
     const uint64_t weight_at = ptx::smem_descriptor(rows + warpgroup * 64 * kStageRow);
     const uint64_t tokens_at = ptx::smem_descriptor(tokens);
     if constexpr (kProduct == Product::kBfloat16) {
@@ -194,7 +248,7 @@ __global__ void __launch_bounds__(Tile<kProduct, kWarpgroups, kTokens>::kThreads
       }
       ptx::wgmma_commit();
       ptx::wgmma_wait<1>();
-      if (c > begin) release(c - 1);
+      if (c > begin) release(before);
     } else if constexpr (kProduct == Product::kWidened) {
       // 2^120 · scale, a bf16 by its exponent alone.
       const __nv_bfloat162 scale =
@@ -214,7 +268,7 @@ __global__ void __launch_bounds__(Tile<kProduct, kWarpgroups, kTokens>::kThreads
         }
         ptx::wgmma_commit();
         ptx::wgmma_wait<1>();
-        if (half == 0 && c > begin) release(c - 1);
+        if (half == 0 && c > begin) release(before);
       }
     } else {
       ptx::wgmma_begin();
@@ -236,8 +290,9 @@ __global__ void __launch_bounds__(Tile<kProduct, kWarpgroups, kTokens>::kThreads
         sums[4 * j + 2] = fmaf(part[4 * j + 2], s0, sums[4 * j + 2]);
         sums[4 * j + 3] = fmaf(part[4 * j + 3], s1, sums[4 * j + 3]);
       }
-      release(c);
+      release(stage);
     }
+    before = stage;
     if constexpr (kInTurn) {
       if (--left == 0 || c + 1 == end) {
         ptx::wgmma_wait<0>();
@@ -265,9 +320,18 @@ __global__ void __launch_bounds__(Tile<kProduct, kWarpgroups, kTokens>::kThreads
         return &sums;
       }
     }();
+    if constexpr (T::kWide) {
+      if (p.y_bfloat16) {
+        store_tile<T, __nv_bfloat16>(p, first_row, first_token, tile_row, y, stages);
+      } else {
+        store_tile<T, float>(p, first_row, first_token, tile_row, y, stages);
+      }
+    } else {
 #pragma unroll
-    for (int i = 0; i < kSums; ++i) {
-      store(p, first_row + tile_row + i / 2 % 2 * 8, first_token + i / 4 * 8 + 2 * t + i % 2, y[i]);
+      for (int i = 0; i < kSums; ++i) {
+        store(p, first_row + tile_row + i / 2 % 2 * 8, first_token + i / 4 * 8 + 2 * t + i % 2,
+              y[i]);
+      }
     }
     return;
   }

@@ -61,6 +61,7 @@ TEST(Linear, SplitsOfDeepSeekV4FlashsWeights) {
   EXPECT_EQ(splits(WeightType::kE4m3, 1024, 4096), 8);
   EXPECT_EQ(splits(WeightType::kE4m3, 512, 4096), 8);
   EXPECT_EQ(splits(WeightType::kE4m3, 32768, 1024), 1);
+  EXPECT_EQ(splits(WeightType::kE4m3, 8192, 4096), 1);
   EXPECT_EQ(splits(WeightType::kE4m3, 4096, 8192), 2);
   EXPECT_EQ(splits(WeightType::kBfloat16, 129280, 4096), 1);
   EXPECT_EQ(splits(WeightType::kBfloat16, 256, 4096), 8);
