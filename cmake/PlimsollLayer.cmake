@@ -21,6 +21,15 @@ if(PLIMSOLL_SANITIZE)
   target_link_options(plimsoll_settings INTERFACE -fsanitize=${PLIMSOLL_SANITIZE})
 endif()
 
+# Compiles these headers, large ones of other projects, once for the target. Every file still includes what
+# it uses: CMAKE_DISABLE_PRECOMPILE_HEADERS, which the sanitizers' presets set, builds without.
+function(plimsoll_precompile target)
+  target_precompile_headers(${target} PRIVATE ${ARGN})
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")  # lets ccache look inside
+    target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-fpch-preprocess>)
+  endif()
+endfunction()
+
 # The tests of two builds may run at once: each build has a folder of its own for what they write.
 function(plimsoll_discover_tests program)
   file(MAKE_DIRECTORY ${PROJECT_BINARY_DIR}/test-files)
