@@ -6,6 +6,6 @@
 #include "record/counts.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  (void)plimsoll::parse_expert_location(std::as_bytes(std::span(data, size)), "fuzz.json");
+  (void)plimsoll::parse_location_json({reinterpret_cast<const char*>(data), size});
   return 0;
 }

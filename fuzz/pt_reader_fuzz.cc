@@ -8,9 +8,9 @@
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const auto bytes = std::as_bytes(std::span(data, size));
-  const auto file = plimsoll::parse_pt(bytes);
+  auto file = plimsoll::parse_pt(bytes);
   if (!file.ok()) return 0;
   (void)plimsoll::parse_recording(*file);
-  (void)plimsoll::parse_expert_location(bytes, "fuzz.pt");
+  (void)plimsoll::location_of(std::move(*file), "fuzz.pt", {});
   return 0;
 }

@@ -15,9 +15,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const auto placement = plimsoll::make_placement(*map, map->num_layers, num_experts, 1);
   if (!placement.ok()) return 0;
   const auto again =
-      plimsoll::parse_trtllm_yaml(plimsoll::to_trtllm_yaml(*placement, map->first_layer));
+      plimsoll::parse_trtllm_yaml(plimsoll::to_trtllm_yaml(*placement, map->layer_ids));
   if (!again.ok() || again->physical_to_logical != map->physical_to_logical ||
-      again->first_layer != map->first_layer) {
+      again->layer_ids != map->layer_ids) {
     std::abort();
   }
   return 0;

@@ -58,6 +58,10 @@ struct ReplicaTable {
 // Requires a valid placement.
 ReplicaTable replica_table(const Placement& placement, int layer_idx);
 
+// Copies, over all layers, that stand on a rank beside another copy of their expert and so help
+// nobody: slots less the (expert, rank) pairs. Requires a valid placement.
+int64_t num_copies_beside_twin(const Placement& placement);
+
 // What traffic selected, by logical expert: counts[step][layer][expert], tokens.
 struct LoadHistory {
   int num_steps = 0;

@@ -66,7 +66,8 @@ struct Certificate {
   Bound binding = Bound::kMean;
   int32_t hottest_expert = 0;
   int64_t hottest_load = 0;
-  int32_t hottest_copies = 0;  // ranks that hold the hottest expert
+  int32_t hottest_copies = 0;      // ranks that hold the hottest expert
+  int32_t copies_beside_twin = 0;  // see num_copies_beside_twin: they help nobody
   // [num_ranks] 1: the ranks that set max_load; routed exactly, those whose load cannot leave them.
   std::vector<uint8_t> bound_ranks;
 

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <span>
 #include <string>
@@ -62,6 +63,16 @@ struct Recording {
   // Mean over passes and layers of (mean / max) routed tokens per rank, where it was measured.
   std::optional<double> average_utilization_rate;
   std::optional<RecordingInfo> info;  // none in a file of SGLang's
+};
+
+// How recordings are read.
+struct LoadOptions {
+  // Take what is there where the files of some ranks, or passes of some files, are missing.
+  bool allow_missing_ranks = false;
+  // Add up the steps instead of keeping them: as much memory as one step takes.
+  bool only_total = false;
+  // Told how many of how many passes were read.
+  std::function<void(int64_t done, int64_t total)> progress;
 };
 
 // "expert_distribution_recorder_1780000000.123.pt", or "..._<rank>.pt" but for kStat.

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "plimsoll/placement.h"
+#include "plimsoll/recording.h"
 #include "plimsoll/result.h"
 
 namespace plimsoll {
@@ -27,7 +28,8 @@ struct ExpertTrace {
 // the mode per_token. Several files must agree in layers and experts; recordings of several ranks
 // are joined pass by pass, other files follow each other.
 Result<ExpertTrace> load_trace(const std::string& path);
-Result<ExpertTrace> load_trace(const std::vector<std::string>& paths);
+Result<ExpertTrace> load_trace(const std::vector<std::string>& paths,
+                               const LoadOptions& options = {});
 
 // Writes NAME.u8 and NAME.json; up to 256 experts, and none of the ids may be -1.
 Status save_trace(const ExpertTrace& trace, const std::string& path);

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <numeric>
 
 #include "convert.h"
 #include "plimsoll/expert_location.h"
@@ -8,8 +9,9 @@
 namespace plimsoll::python {
 namespace {
 
-Array<int64_t> read_load(const std::vector<std::string>& paths) {
-  const LoadedCounts loaded = take(load_expert_counts(paths));
+Array<int64_t> read_load(const std::vector<std::string>& paths, bool allow_missing_ranks) {
+  const LoadedCounts loaded =
+      take(load_expert_counts(paths, {.allow_missing_ranks = allow_missing_ranks}));
   const LoadHistory& history = loaded.history;
   return array_of<int64_t>(history.counts,
                            {history.num_steps, history.num_layers, history.num_logical_experts});
@@ -20,14 +22,26 @@ Array<int32_t> read_placement(const std::string& path) {
   return array_of<int32_t>(map.physical_to_logical, {map.num_layers, map.num_physical_experts});
 }
 
+std::vector<int32_t> read_layer_ids(const std::string& path) {
+  ExpertMap map = take(load_expert_map(path));
+  if (map.layer_ids.empty()) {
+    map.layer_ids.resize(map.num_layers);
+    std::iota(map.layer_ids.begin(), map.layer_ids.end(), 0);
+  }
+  return map.layer_ids;
+}
+
 void write_placement(const std::string& path,
                      const Array<int32_t>& physical_to_logical,
-                     int first_layer) {
+                     std::vector<int32_t> layer_ids,
+                     const std::string& format,
+                     int num_ranks) {
   const auto ids = span_of(physical_to_logical);
   const int num_experts = ids.empty() ? 0 : std::ranges::max(ids) + 1;
-  const Placement placement = placement_of(physical_to_logical, num_experts, 1);
+  const Placement placement = placement_of(physical_to_logical, num_experts, num_ranks);
   check(validate(placement));
-  check(save_placement(placement, path, first_layer));
+  check(save_placement(placement, path,
+                       {.format = format, .layer_ids = std::move(layer_ids), .moe_rows = {}}));
 }
 
 Array<int16_t> read_trace(const std::vector<std::string>& paths) {
@@ -132,6 +146,7 @@ void bind_files(py::module_& module) {
   });
   module.def("write_counts", &write_counts);
   module.def("read_placement", &read_placement);
+  module.def("read_layer_ids", &read_layer_ids);
   module.def("write_placement", &write_placement);
   module.def("read_trace", &read_trace);
   module.def("write_trace", &write_trace);

@@ -10,6 +10,7 @@ from plimsoll import eplb, eplb_algorithms
 from plimsoll._native import Certificate, Plan, Recording, Routing
 from plimsoll._native import version as __version__
 from plimsoll.files import (
+    read_layer_ids,
     read_load,
     read_placement,
     read_recording,
@@ -32,6 +33,7 @@ __all__ = [
     "eplb",
     "eplb_algorithms",
     "plan",
+    "read_layer_ids",
     "read_load",
     "read_placement",
     "read_recording",

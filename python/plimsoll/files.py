@@ -8,13 +8,14 @@ from plimsoll import _native
 from plimsoll._arrays import integers, paths
 
 
-def read_load(path_or_paths):
+def read_load(path_or_paths, allow_missing_ranks=False):
     """Counts int64 [steps, layers, experts] of recordings, .npy, JSON or traces.
 
-    Several recordings are those of several ranks of one run, or follow each other; the steps of
-    several other files follow each other.
+    Several recordings of the modes per_pass and per_token are those of the ranks of one; where ranks
+    or passes are missing they are refused, unless allow_missing_ranks. The steps of several other
+    files follow each other.
     """
-    return _native.read_load(paths(path_or_paths))
+    return _native.read_load(paths(path_or_paths), allow_missing_ranks)
 
 
 def read_recording(path):
@@ -35,13 +36,23 @@ def read_placement(path):
     return _native.read_placement(os.fspath(path))
 
 
-def write_placement(path, physical_to_logical, first_layer=0):
+def read_layer_ids(path):
+    """The model's layer of every row of a placement's file; 0, 1, ... where it does not say."""
+    return _native.read_layer_ids(os.fspath(path))
+
+
+def write_placement(
+    path, physical_to_logical, first_layer=0, layer_ids=None, format="", num_ranks=1
+):
     """Writes [layers, slots] in the format that the path ends in: .json, .pt, .yaml or .npy.
 
-    first_layer: the model's layer of the first row; only .yaml says it.
+    layer_ids: the model's layer of every row, which only .yaml says; None counts from first_layer.
+    format: "vllm" or "vllm-ascend" where .json is not to be SGLang's; the last needs num_ranks.
     """
     ids = integers(physical_to_logical, numpy.int32, 2)
-    _native.write_placement(os.fspath(path), ids, first_layer)
+    if layer_ids is None:
+        layer_ids = range(first_layer, first_layer + len(ids))
+    _native.write_placement(os.fspath(path), ids, list(layer_ids), format, num_ranks)
 
 
 def read_trace(path_or_paths):

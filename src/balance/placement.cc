@@ -123,4 +123,12 @@ ReplicaTable replica_table(const Placement& placement, int layer_idx) {
   return table;
 }
 
+int64_t num_copies_beside_twin(const Placement& placement) {
+  int64_t num_copies = 0;
+  for (int l = 0; l < placement.num_layers; ++l) {
+    num_copies += placement.num_physical_experts - std::ssize(replica_table(placement, l).rank);
+  }
+  return num_copies;
+}
+
 }  // namespace plimsoll

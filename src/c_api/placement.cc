@@ -1,3 +1,5 @@
+#include <numeric>
+
 #include "c_api/guard.h"
 #include "c_api/handles.h"
 #include "plimsoll/expert_location.h"
@@ -50,7 +52,10 @@ plimsoll_code plimsoll_placement_write(const plimsoll_placement* placement,
                                        int32_t first_layer) {
   return guarded([&]() -> Status {
     const Status there = check_there({{"placement", placement}, {"path", path}});
-    return there.ok() ? save_placement(placement->placement, path, first_layer) : there;
+    if (!there.ok()) return there;
+    std::vector<int32_t> layer_ids(placement->placement.num_layers);
+    std::iota(layer_ids.begin(), layer_ids.end(), first_layer);
+    return save_placement(placement->placement, path, {.layer_ids = std::move(layer_ids)});
   });
 }
 

@@ -343,6 +343,11 @@ Status Engine::stop_recording() {
 
 Result<std::vector<std::string>> Engine::dump_recording(const std::string& folder) {
   if (!recorder_) return no_recorder();
+  if (recorder_->num_passes() == 0) {
+    return invalid_argument(
+        "nothing was recorded, so there is nothing to dump; start a recording and serve requests "
+        "before the dump");
+  }
   const bool was_recording = recorder_->recording();
   const double now = unix_time();
   const std::vector<Recording> recordings =

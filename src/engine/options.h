@@ -30,7 +30,8 @@ struct EngineOptions {
   std::string disaggregation_mode = "null";  // null, prefill, decode
   int max_dispatch_tokens_per_rank = 128;
 
-  std::string init_expert_location = "trivial";  // trivial, F.pt, F.json or inline JSON
+  std::string init_expert_location = "trivial";  // see load_expert_location
+  bool allow_missing_ranks = false;              // of a recording that it names
   int ep_num_redundant_experts = 0;
   std::string eplb_algorithm = "plimsoll";
   int nnodes = 1;

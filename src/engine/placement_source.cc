@@ -1,6 +1,7 @@
 #include "engine/placement_source.h"
 
 #include "plimsoll/expert_location.h"
+#include "plimsoll/layers.h"
 #include "plimsoll/plan.h"
 
 namespace plimsoll {
@@ -37,21 +38,31 @@ Result<ChosenPlacement> from_counts(LoadedCounts counts,
                                     const ModelConfig& config) {
   Status fits = check_fits(counts, config.num_hidden_layers, config.n_routed_experts);
   if (!fits.ok()) return fits.error();
-  Result<Plan> plan =
-      make_plan(counts.history, {.algorithm = options.eplb_algorithm,
+  const std::vector<int32_t> layers = layers_with_load(counts.history);
+  Result<Plan> plan = make_plan(select_layers(counts.history, layers),
+                                {.algorithm = options.eplb_algorithm,
                                  .num_ranks = options.ep_size,
                                  .num_redundant_experts = options.ep_num_redundant_experts,
                                  .num_nodes = options.nnodes});
   if (!plan.ok()) return plan.error();
+  if (std::ssize(layers) < config.num_hidden_layers) {
+    counts.notes.push_back("only " + std::to_string(layers.size()) + " of " +
+                           std::to_string(config.num_hidden_layers) +
+                           " layers recorded anything; the others are placed trivially");
+  }
+  Result<ChosenPlacement> others = from_trivial(options, config);
+  if (!others.ok()) return others;
   const std::string source = "planned by " + plan->algorithm + " from " +
                              std::to_string(counts.history.num_steps) + " recorded passes";
-  return ChosenPlacement{std::move(plan->placement), source, std::move(counts.notes)};
+  return ChosenPlacement{with_layers(std::move(others->placement), plan->placement, layers), source,
+                         std::move(counts.notes)};
 }
 
 }  // namespace
 
 Result<ChosenPlacement> choose_placement(const EngineOptions& options, const ModelConfig& config) {
-  Result<ExpertLocation> location = load_expert_location(options.init_expert_location);
+  Result<ExpertLocation> location = load_expert_location(
+      options.init_expert_location, {.allow_missing_ranks = options.allow_missing_ranks});
   if (!location.ok()) return location.error();
   if (const auto* map = std::get_if<ExpertMap>(&*location)) return from_map(*map, options, config);
   if (auto* counts = std::get_if<LoadedCounts>(&*location)) {

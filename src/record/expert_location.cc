@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "plimsoll/layers.h"
 #include "record/counts.h"
-#include "record/formats/file_io.h"
 #include "record/formats/json_text.h"
-#include "record/recording_reader.h"
+#include "record/rank_files.h"
+#include "record/trace_parts.h"
+#include "record/vllm_maps.h"
 
 namespace plimsoll {
 namespace {
@@ -15,6 +17,7 @@ using nlohmann::json;
 
 constexpr const char* kMapKey = "physical_to_logical_map";
 constexpr const char* kVllmKey = "logical_expert_load";
+constexpr const char* kCountKeys[] = {"logical_count", kVllmKey};
 
 Error at(const std::string& place, const Error& error) {
   return {error.code, place + error.message};
@@ -22,48 +25,70 @@ Error at(const std::string& place, const Error& error) {
 
 Error no_such_keys(const std::string& found) {
   return invalid_argument(
-      "expected the key physical_to_logical_map (a placement), logical_count or "
-      "records (a recording); found " +
+      "expected the key physical_to_logical_map or layer_list (a placement), logical_count, "
+      "logical_expert_load or records (a recording); found " +
       (found.empty() ? "none" : found));
 }
 
-Result<ExpertLocation> located(Result<ExpertMap> map) {
-  if (!map.ok()) return at(std::string(kMapKey) + " ", map.error());
+Result<ExpertLocation> located(Result<ExpertMap> map, const std::string& place = "") {
+  if (!map.ok()) return at(place, map.error());
   return ExpertLocation(std::move(*map));
 }
 
-Result<ExpertLocation> located(Result<LoadedCounts> counts) {
-  if (!counts.ok()) return counts.error();
+Result<ExpertLocation> located(Result<LoadedCounts> counts, const std::string& place = "") {
+  if (!counts.ok()) return at(place, counts.error());
   return ExpertLocation(std::move(*counts));
 }
 
-Result<LoadedCounts> counts_of_records(const PtFile& file) {
-  Result<Recording> recording = read_records(file);
-  if (!recording.ok()) return recording.error();
-  Result<LoadHistory> history = load_history({&*recording, 1});
-  if (!history.ok()) return history.error();
-  return LoadedCounts{std::move(*history), std::move(recording->info), {}};
+Result<ExpertMap> sglang_map(const Result<NumberArray>& numbers) {
+  if (!numbers.ok()) return numbers.error();
+  Result<ExpertMap> map = map_of(*numbers);
+  if (map.ok()) map->format = "SGLang";
+  return map;
 }
 
-Result<ExpertLocation> location_of(const PtFile& file) {
-  const PtValue root = file.root();
-  if (!root.is_dict()) return no_such_keys("no dict");
-  if (root.find(kMapKey)) {
-    const Result<NumberArray> numbers = numbers_at(file, root, kMapKey);
-    if (!numbers.ok()) return numbers.error();
-    return located(map_of(*numbers));
+// Of the modes per_pass and per_token: the ranks' files, of which this one must be all.
+Result<LoadedCounts> counts_of_records(PtFile file,
+                                       const std::string& path,
+                                       const LoadOptions& options) {
+  Result<Records> records = read_records_header(file);
+  if (!records.ok()) return records.error();
+  std::vector<RankFile> files;
+  files.push_back({path, std::move(file), std::move(*records)});
+  const Result<RankFiles> ranks = check_rank_files(std::move(files), options);
+  if (!ranks.ok()) return ranks.error();
+  return count_passes(*ranks, options);
+}
+
+// A tensor by itself says what it is by its numbers; a large one is read step by step.
+Result<ExpertLocation> location_of_tensor(const PtFile& file,
+                                          const PtTensor& tensor,
+                                          const LoadOptions& options) {
+  if (tensor.shape.size() == 2) {
+    const Result<NumberArray> numbers = numbers_of(file, tensor);
+    if (!numbers.ok()) return at("its tensor ", numbers.error());
+    return location_of_numbers(*numbers, options.only_total);
   }
-  if (root.find("logical_count")) return located(read_stat(file));
-  if (root.find("records")) return located(counts_of_records(file));
-  return no_such_keys(root.keys());
+  Result<LoadedCounts> counts = read_counts(file, tensor, options);
+  if (counts.ok()) counts->format = "a plain tensor";
+  return located(std::move(counts), "its tensor ");
 }
 
-Result<LoadedCounts> counts_of_json(const json& lists, const std::string& key) {
+Result<LoadedCounts> counts_of_tensor(const PtFile& file,
+                                      const PtTensor& tensor,
+                                      const LoadOptions& options) {
+  Result<LoadedCounts> counts = read_counts(file, tensor, options);
+  if (!counts.ok()) return counts;
+  Result<std::optional<RecordingInfo>> info = read_info(file);
+  if (!info.ok()) return info.error();
+  counts->info = std::move(*info);
+  counts->format = "stat";
+  return counts;
+}
+
+Result<LoadedCounts> counts_of_json(const json& lists, bool only_total) {
   const Result<NumberArray> numbers = numbers_of(lists);
-  if (!numbers.ok()) return at(key + " ", numbers.error());
-  Result<LoadedCounts> loaded = counts_of(*numbers);
-  if (!loaded.ok()) return at(key + " ", loaded.error());
-  return loaded;
+  return numbers.ok() ? counts_of(*numbers, only_total) : numbers.error();
 }
 
 // [{"logical_expert_load": [[...]], ...}, ...] to the list of the loads.
@@ -75,19 +100,22 @@ json vllm_steps(json load_history) {
   return steps;
 }
 
-Result<ExpertLocation> location_of(json document) {
-  if (!document.is_object()) return no_such_keys("no JSON object");
+Result<ExpertLocation> location_of_object(json document, bool only_total) {
   if (const auto map = document.find(kMapKey); map != document.end()) {
-    const Result<NumberArray> numbers = numbers_of(*map);
-    if (!numbers.ok()) return at(std::string(kMapKey) + " ", numbers.error());
-    return located(map_of(*numbers));
+    return located(sglang_map(numbers_of(*map)), std::string(kMapKey) + " ");
   }
-  for (const char* key : {"logical_count", kVllmKey}) {
-    const auto counts = document.find(key);
-    if (counts != document.end()) return located(counts_of_json(*counts, key));
+  if (document.contains(kAscendKey)) return located(parse_ascend_map(document));
+  for (const char* key : kCountKeys) {
+    const auto lists = document.find(key);
+    if (lists == document.end()) continue;
+    Result<LoadedCounts> counts = counts_of_json(*lists, only_total);
+    if (counts.ok()) counts->format = std::string("JSON, ") + key;
+    return located(std::move(counts), std::string(key) + " ");
   }
   if (document.contains("load_history")) {
-    return located(counts_of_json(vllm_steps(std::move(document["load_history"])), kVllmKey));
+    auto counts = counts_of_json(vllm_steps(std::move(document["load_history"])), only_total);
+    if (counts.ok()) counts->format = "vLLM, load_history";
+    return located(std::move(counts), std::string(kVllmKey) + " ");
   }
   std::string keys;
   for (const auto& [key, value] : document.items()) {
@@ -96,52 +124,52 @@ Result<ExpertLocation> location_of(json document) {
   return no_such_keys(printable(keys));
 }
 
-Result<ExpertLocation> load_file(const std::string& path) {
-  const auto bytes = read_file(path);
-  if (!bytes.ok()) return bytes.error();
-  Result<ExpertLocation> location = parse_expert_location(*bytes, path);
-  if (!location.ok()) return at(path + ": ", location.error());
-  return location;
-}
-
 std::string describe(int num_layers, int num_experts) {
   return std::to_string(num_layers) + " layers of " + std::to_string(num_experts) + " experts";
 }
 
 }  // namespace
 
-Result<ExpertLocation> parse_expert_location(std::span<const std::byte> bytes,
-                                             const std::string& path) {
-  if (path.ends_with(".pt")) {
-    const Result<PtFile> file = parse_pt(bytes);
-    if (!file.ok()) return file.error();
-    return location_of(*file);
+Result<ExpertLocation> location_of_numbers(const NumberArray& numbers, bool only_total) {
+  if (is_placement(numbers)) {
+    Result<ExpertMap> map = map_of(numbers);
+    if (map.ok()) map->format = "numbers";
+    return located(std::move(map));
   }
-  const auto* text = reinterpret_cast<const char*>(bytes.data());
-  Result<json> document = parse_json({text, bytes.size()});
-  if (!document.ok()) return at("it ", document.error());
-  return location_of(std::move(*document));
+  if (is_trace(numbers)) {
+    const Result<ExpertTrace> trace = trace_of(numbers);
+    return trace.ok() ? located(counts_of_trace_file(*trace)) : trace.error();
+  }
+  Result<LoadedCounts> counts = counts_of(numbers, only_total);
+  if (counts.ok()) counts->format = "numbers";
+  return located(std::move(counts));
 }
 
-Result<ExpertLocation> load_expert_location(const std::string& value) {
-  if (value == "trivial") return ExpertLocation(TrivialLocation());
-  if (value.ends_with(".pt") || value.ends_with(".json")) return load_file(value);
-  for (const char* ending : {".yaml", ".yml", ".npy"}) {
-    if (!value.ends_with(ending)) continue;
-    Result<ExpertMap> map = load_expert_map(value);
-    if (!map.ok()) return map.error();
-    return ExpertLocation(std::move(*map));
+Result<ExpertLocation> location_of(PtFile file,
+                                   const std::string& path,
+                                   const LoadOptions& options) {
+  const PtValue root = file.root();
+  if (const PtTensor* tensor = root.as_tensor()) return location_of_tensor(file, *tensor, options);
+  if (!root.is_dict()) return no_such_keys("no dict");
+  if (root.find(kMapKey)) {
+    return located(sglang_map(numbers_at(file, root, kMapKey)), std::string(kMapKey) + " ");
   }
-  Result<ExpertLocation> location =
-      parse_expert_location(std::as_bytes(std::span(value)), "inline.json");
-  if (!location.ok()) {
-    return at(
-        "--init-expert-location is neither trivial nor a path that ends in .pt, .json, .yaml or "
-        ".npy, and "
-        "read as JSON ",
-        location.error());
+  for (const char* key : kCountKeys) {
+    const auto value = root.find(key);
+    if (!value) continue;
+    if (!value->as_tensor()) return corrupt_file(std::string(key) + " is no tensor");
+    return located(counts_of_tensor(file, *value->as_tensor(), options), std::string(key) + " ");
   }
-  return location;
+  if (root.find("records")) return located(counts_of_records(std::move(file), path, options));
+  return no_such_keys(root.keys());
+}
+
+Result<ExpertLocation> parse_location_json(std::string_view text, bool only_total) {
+  Result<json> document = parse_json(text);
+  if (!document.ok()) return at("it ", document.error());
+  if (document->is_array()) return located(parse_vllm_map(*document), "it ");
+  if (!document->is_object()) return no_such_keys("no JSON object");
+  return location_of_object(std::move(*document), only_total);
 }
 
 Status check_fits(const LoadedCounts& counts, int num_layers, int num_logical_experts) {
@@ -160,19 +188,39 @@ Status check_fits(const LoadedCounts& counts, int num_layers, int num_logical_ex
   return ok_status();
 }
 
+namespace {
+
+// The rows of the map that have an id below num_layers, in their places; the rest is trivial.
+Result<Placement> placed_by_id(const ExpertMap& map, const Placement& as_rows, int num_layers) {
+  Result<Placement> all = trivial_placement(num_layers, as_rows.num_logical_experts,
+                                            as_rows.num_redundant_experts(), as_rows.num_ranks);
+  if (!all.ok()) return all;
+  return with_layers(std::move(*all), as_rows, map.layer_ids);
+}
+
+}  // namespace
+
 Result<Placement> make_placement(const ExpertMap& map,
                                  int num_layers,
                                  int num_logical_experts,
                                  int num_ranks) {
-  if (map.num_layers != num_layers) {
-    return invalid_argument("the placement has " + std::to_string(map.num_layers) +
-                            " layers, but the model has " + std::to_string(num_layers) +
-                            "; give one that was planned for this model");
+  if (map.num_ranks > 0 && map.num_ranks != num_ranks) {
+    return invalid_argument("the placement is for " + std::to_string(map.num_ranks) +
+                            " devices, but the EP size is " + std::to_string(num_ranks) +
+                            "; give --ep-size " + std::to_string(map.num_ranks) +
+                            " or another placement");
   }
-  Placement placement{num_layers, num_logical_experts, map.num_physical_experts, num_ranks,
+  Placement placement{map.num_layers, num_logical_experts, map.num_physical_experts, num_ranks,
                       map.physical_to_logical};
   if (Status valid = validate(placement); !valid.ok()) return valid.error();
-  return placement;
+  if (map.for_all_layers) return select_layers(placement, std::vector<int32_t>(num_layers, 0));
+  if (map.num_layers == num_layers) return placement;
+  if (!map.layer_ids.empty() && map.layer_ids.back() < num_layers) {
+    return placed_by_id(map, placement, num_layers);
+  }
+  return invalid_argument("the placement has " + std::to_string(map.num_layers) +
+                          " layers, but the model has " + std::to_string(num_layers) +
+                          "; give one that was planned for this model");
 }
 
 }  // namespace plimsoll

@@ -57,7 +57,7 @@ TEST(ExpertLocation, RoundsFractionsAndSaysSo) {
 TEST(ExpertLocation, RefusesTheRestAndSaysWhy) {
   EXPECT_TRUE(contains(refusal(R"({"counts": [[1]], "rank": 0})"), "found counts, rank"));
   EXPECT_TRUE(contains(refusal("trivail"), "neither trivial nor a path"));
-  EXPECT_TRUE(contains(refusal("[1, 2]"), "no JSON object"));
+  EXPECT_TRUE(contains(refusal("[1, 2]"), "no placement"));
   EXPECT_TRUE(contains(refusal("no such file.pt"), "cannot open"));
   EXPECT_TRUE(contains(refusal(R"({"logical_count": [1, 2]})"), "has shape [2]"));
   EXPECT_TRUE(contains(refusal(R"({"logical_count": [[1, -2]]})"), "negative count -2"));

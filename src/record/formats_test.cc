@@ -96,7 +96,7 @@ TEST(TrtllmYaml, ReadsTheFormsThatWritersUse) {
   for (const std::string& text : {inline_lists, block_lists}) {
     const auto map = parse_trtllm_yaml(text);
     ASSERT_TRUE(map.ok()) << map.error().message << "\n" << text;
-    EXPECT_EQ(map->first_layer, 3);
+    EXPECT_EQ(map->layer_ids, (std::vector<int32_t>{3, 4}));
     EXPECT_EQ(map->num_layers, 2);
     EXPECT_EQ(map->physical_to_logical, (std::vector<int32_t>{0, 1, 2, 0, 2, 1, 0, 1}));
   }
@@ -110,7 +110,7 @@ TEST(TrtllmYaml, RefusesTheRest) {
   const std::string key = "initial_global_assignments:\n";
   EXPECT_TRUE(contains(refusal("num_slots: 4\n"), "no initial_global_assignments"));
   EXPECT_TRUE(contains(refusal(key), "assigns no layer"));
-  EXPECT_TRUE(contains(refusal(key + "0: [1, 0]\n2: [0, 1]\n"), "lacks layer 1"));
+  EXPECT_TRUE(contains(refusal(key + "0: [1, 0]\n1048577: [0, 1]\n"), "layer 1048577"));
   EXPECT_TRUE(contains(refusal(key + "0: [1, 0]\n1: [0, 1, 0]\n"), "3 slots in layer 1"));
   EXPECT_TRUE(contains(refusal("num_slots: 3\n" + key + "0: [1, 0]\n"), "num_slots is 3"));
   EXPECT_TRUE(contains(refusal(key + "0: [1, 0]\n0: [0, 1]\n"), "layer 0 twice"));
@@ -124,11 +124,12 @@ TEST(Placement, IsReadBackInEveryFormat) {
   const TemporaryFolder folder;
   const Placement placement = *trivial_placement(3, 10, 2, 4);
   for (const std::string name : {"p.yaml", "p.npy", "p.json", "p.pt"}) {
-    ASSERT_TRUE(save_placement(placement, folder / name, 5).ok());
+    ASSERT_TRUE(save_placement(placement, folder / name, {.layer_ids = {5, 6, 8}}).ok());
     const auto map = load_expert_map(folder / name);
     ASSERT_TRUE(map.ok()) << map.error().message;
     EXPECT_EQ(map->physical_to_logical, placement.physical_to_logical);
-    EXPECT_EQ(map->first_layer, name == "p.yaml" ? 5 : 0);
+    EXPECT_EQ(map->layer_ids,
+              name == "p.yaml" ? (std::vector<int32_t>{5, 6, 8}) : std::vector<int32_t>());
   }
   const auto counts = load_expert_map(recorder_file("legacy_format.pt"));
   ASSERT_FALSE(counts.ok());
@@ -159,8 +160,10 @@ TEST(Counts, ComeFromNpyAndVllmToo) {
   };
   save_text(folder / "wide.json", R"({"logical_count": [[1,2,3,4,5]]})");
   EXPECT_TRUE(contains(refusal({folder / "c.npy", folder / "wide.json"}), "1 layers of 5 experts"));
-  EXPECT_TRUE(contains(refusal({folder / "c.npy", recorder_file("float_counts.pt")}), "one kind"));
-  EXPECT_TRUE(contains(refusal({folder / "p.yaml"}), "is a placement"));
+  EXPECT_TRUE(contains(refusal({folder / "c.npy", recorder_file("float_counts.pt")}),
+                       "has 6 layers of 64 experts"));
+  ASSERT_TRUE(save_placement(*trivial_placement(1, 4, 0, 2), folder / "p.yaml").ok());
+  EXPECT_TRUE(contains(refusal({folder / "p.yaml"}), "holds a placement"));
   save_text(folder / "bad.json", R"({"load_history": [{"step": 1}, 7]})");
   EXPECT_FALSE(load_expert_counts(folder / "bad.json").ok());
 }

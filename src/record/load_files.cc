@@ -1,4 +1,6 @@
-// The files of plan, replay and inspect: more formats than --init-expert-location takes.
+// Files of recorded load and of placements, whatever their format.
+#include <glob.h>
+
 #include <algorithm>
 #include <filesystem>
 #include <string>
@@ -7,8 +9,8 @@
 #include "plimsoll/trace.h"
 #include "record/counts.h"
 #include "record/formats/file_io.h"
-#include "record/formats/json_text.h"
 #include "record/formats/npy.h"
+#include "record/rank_files.h"
 #include "record/trace_parts.h"
 #include "record/trtllm_yaml.h"
 
@@ -21,97 +23,79 @@ Error at(const std::string& path, const Error& error) {
   return {error.code, path + ": " + error.message};
 }
 
-bool is_trace(const std::string& path) {
+bool is_trace_file(const std::string& path) {
   const fs::path file(path);
   std::error_code error;
   return file.extension() == ".u8" || (file.extension() == ".json" &&
                                        fs::exists(fs::path(path).replace_extension(".u8"), error));
 }
 
-Result<LoadedCounts> load_trace_counts(const std::string& path) {
+bool has_known_ending(const std::string& path) {
+  constexpr const char* kEndings[] = {".pt", ".json", ".npy", ".u8", ".yaml", ".yml"};
+  return std::ranges::any_of(kEndings, [&](const char* ending) { return path.ends_with(ending); });
+}
+
+Result<ExpertLocation> load_trace_file(const std::string& path) {
   const Result<ExpertTrace> trace = load_trace(path);
   if (!trace.ok()) return trace.error();
-  Result<LoadHistory> history = counts_of_trace(*trace);
-  if (!history.ok()) return at(path, history.error());
-  return LoadedCounts{
-      std::move(*history),
-      {},
-      {"the trace was cut into steps of " + std::to_string(kStepTokens) + " tokens"}};
+  Result<LoadedCounts> counts = counts_of_trace_file(*trace);
+  if (!counts.ok()) return at(path, counts.error());
+  return ExpertLocation(std::move(*counts));
 }
 
-Result<NumberArray> load_npy(const std::string& path) {
+Result<ExpertLocation> parse_file(const std::string& path, const LoadOptions& options) {
+  if (path.ends_with(".pt")) {
+    Result<PtFile> file = open_pt(path);
+    return file.ok() ? location_of(std::move(*file), path, options) : file.error();
+  }
   const auto bytes = read_file(path);
   if (!bytes.ok()) return bytes.error();
-  return parse_npy(*bytes);
-}
-
-Result<ExpertMap> load_yaml(const std::string& path) {
-  const auto bytes = read_file(path);
-  if (!bytes.ok()) return bytes.error();
-  return parse_trtllm_yaml({reinterpret_cast<const char*>(bytes->data()), bytes->size()});
-}
-
-Result<ExpertLocation> load_location(const std::string& path) {
-  const auto bytes = read_file(path);
-  if (!bytes.ok()) return bytes.error();
-  return parse_expert_location(*bytes, path);
-}
-
-bool is_yaml(const std::string& path) {
-  return path.ends_with(".yaml") || path.ends_with(".yml");
-}
-
-Result<LoadedCounts> parse_counts(const std::string& path) {
-  if (is_yaml(path)) return invalid_argument("is a placement; expected recorded counts");
   if (path.ends_with(".npy")) {
-    const Result<NumberArray> numbers = load_npy(path);
-    return numbers.ok() ? counts_of(*numbers) : numbers.error();
+    const Result<NumberArray> numbers = parse_npy(*bytes);
+    return numbers.ok() ? location_of_numbers(*numbers, options.only_total) : numbers.error();
   }
-  Result<ExpertLocation> location = load_location(path);
+  const std::string_view text(reinterpret_cast<const char*>(bytes->data()), bytes->size());
+  if (path.ends_with(".json")) return parse_location_json(text, options.only_total);
+  Result<ExpertMap> map = parse_trtllm_yaml(text);
+  if (!map.ok()) return map.error();
+  return ExpertLocation(std::move(*map));
+}
+
+Result<ExpertLocation> load_file(const std::string& path, const LoadOptions& options) {
+  if (is_trace_file(path)) return load_trace_file(path);
+  if (!has_known_ending(path)) {
+    return invalid_argument("cannot tell the format of " + path +
+                            "; expected a recording or placement (.pt, .json, .npy, .yaml) or a "
+                            "trace (.u8)");
+  }
+  Result<ExpertLocation> location = parse_file(path, options);
+  // What cannot be opened names its path already.
+  if (!location.ok() && location.error().code != ErrorCode::kIo) {
+    return at(path, location.error());
+  }
+  return location;
+}
+
+Result<LoadedCounts> load_one(const std::string& path, const LoadOptions& options) {
+  Result<ExpertLocation> location = load_file(path, options);
   if (!location.ok()) return location.error();
-  auto* counts = std::get_if<LoadedCounts>(&*location);
-  if (counts) return std::move(*counts);
-  return invalid_argument("holds a placement; expected recorded counts (logical_count or records)");
+  if (auto* counts = std::get_if<LoadedCounts>(&*location)) return std::move(*counts);
+  return invalid_argument(path + ": holds a placement; expected recorded counts");
 }
 
-Result<ExpertMap> parse_map(const std::string& path) {
-  if (is_yaml(path)) return load_yaml(path);
-  if (path.ends_with(".npy")) {
-    const Result<NumberArray> numbers = load_npy(path);
-    return numbers.ok() ? map_of(*numbers) : numbers.error();
+void add_notes(std::vector<std::string> notes, LoadedCounts& counts) {
+  for (std::string& note : notes) {
+    if (std::ranges::find(counts.notes, note) == counts.notes.end()) {
+      counts.notes.push_back(std::move(note));
+    }
   }
-  Result<ExpertLocation> location = load_location(path);
-  if (!location.ok()) return location.error();
-  auto* map = std::get_if<ExpertMap>(&*location);
-  if (map) return std::move(*map);
-  return invalid_argument(
-      "holds recorded counts; expected a placement (physical_to_logical_map): make one with "
-      "plimsoll plan");
 }
 
-// The files of the ranks of a recorder, or of several recordings.
-Result<LoadedCounts> join_recordings(const std::vector<std::string>& paths) {
-  std::vector<Recording> recordings;
-  for (const std::string& path : paths) {
-    Result<Recording> recording = read_recording(path);
-    if (!recording.ok()) return recording.error();
-    recordings.push_back(std::move(*recording));
-  }
-  Result<LoadHistory> history = load_history(recordings);
-  if (!history.ok()) return history.error();
-  return LoadedCounts{std::move(*history), std::move(recordings.front().info), {}};
-}
-
-// Files that know of no ranks: the steps of each follow those of the one before.
-Result<LoadedCounts> join_steps(const std::vector<std::string>& paths) {
+// The steps of each file follow those of the one before.
+Result<LoadedCounts> join_steps(const std::vector<std::string>& paths, const LoadOptions& options) {
   LoadedCounts all;
   for (const std::string& path : paths) {
-    if (path.ends_with(".pt")) {
-      return invalid_argument(path +
-                              " is a recording, and the others are not: give files of one "
-                              "kind");
-    }
-    Result<LoadedCounts> counts = load_expert_counts(path);
+    Result<LoadedCounts> counts = load_one(path, options);
     if (!counts.ok()) return counts.error();
     LoadHistory& history = all.history;
     const LoadHistory& more = counts->history;
@@ -126,35 +110,133 @@ Result<LoadedCounts> join_steps(const std::vector<std::string>& paths) {
                               paths.front() + " has " + std::to_string(history.num_layers) +
                               " of " + std::to_string(history.num_logical_experts));
     }
+    all.num_steps += counts->num_steps;
     history.num_steps += more.num_steps;
     history.counts.insert(history.counts.end(), more.counts.begin(), more.counts.end());
-    for (std::string& note : counts->notes) {
-      if (std::ranges::find(all.notes, note) == all.notes.end()) all.notes.push_back(note);
-    }
+    add_notes(std::move(counts->notes), all);
   }
   return all;
 }
 
+// How many of the files are of the modes per_pass and per_token, of which each is a rank's.
+Result<size_t> num_rank_files(const std::vector<std::string>& paths) {
+  size_t num = 0;
+  for (const std::string& path : paths) {
+    if (!path.ends_with(".pt")) continue;
+    const Result<PtFile> file = open_pt(path);
+    if (!file.ok()) return at(path, file.error());
+    num += file->root().find("records").has_value();
+  }
+  return num;
+}
+
+bool is_pattern(const std::string& path) {
+  std::error_code error;
+  return path.find_first_of("*?[") != path.npos && !fs::exists(path, error);
+}
+
+Error several_recordings(const std::string& pattern, const std::vector<std::string>& paths) {
+  std::string found;
+  for (const std::string& path : paths) {
+    const auto time = time_in_name(path);
+    found += (found.empty() ? "" : ", ") + path + (time ? " (" + utc_text(*time) + ")" : "");
+  }
+  return invalid_argument(pattern + " matches " + std::to_string(paths.size()) +
+                          " recordings: " + found + "; give the newest, " + paths.back() +
+                          ", or, to take all of them, each by its name");
+}
+
 }  // namespace
 
-Result<LoadedCounts> load_expert_counts(const std::string& path) {
-  if (is_trace(path)) return load_trace_counts(path);
-  Result<LoadedCounts> counts = parse_counts(path);
-  if (!counts.ok()) return at(path, counts.error());
+Result<std::vector<std::string>> matching_paths(const std::string& pattern) {
+  if (!is_pattern(pattern)) return std::vector<std::string>{pattern};
+  glob_t found{};
+  const int code = glob(pattern.c_str(), GLOB_TILDE, nullptr, &found);
+  std::vector<std::string> paths(found.gl_pathv, found.gl_pathv + (code == 0 ? found.gl_pathc : 0));
+  globfree(&found);
+  if (paths.empty()) return io_error("no file matches " + pattern);
+  std::ranges::stable_sort(paths, {},
+                           [](const std::string& path) { return time_in_name(path).value_or(0); });
+  return paths;
+}
+
+Result<LoadedCounts> load_expert_counts(const std::string& path, const LoadOptions& options) {
+  return load_expert_counts(std::vector<std::string>{path}, options);
+}
+
+Result<LoadedCounts> load_expert_counts(const std::vector<std::string>& patterns,
+                                        const LoadOptions& options) {
+  std::vector<std::string> paths, notes;
+  for (const std::string& pattern : patterns) {
+    const auto matches = matching_paths(pattern);
+    if (!matches.ok()) return matches.error();
+    const auto num_ranks = num_rank_files(*matches);
+    if (!num_ranks.ok()) return num_ranks.error();
+    if (matches->size() > 1 && *num_ranks < matches->size()) {
+      return several_recordings(pattern, *matches);
+    }
+    if (is_pattern(pattern)) {
+      notes.push_back(pattern + " is " + matches->front() +
+                      (matches->size() > 1 ? " and the files of the other ranks" : ""));
+    }
+    paths.insert(paths.end(), matches->begin(), matches->end());
+  }
+  if (paths.empty()) return invalid_argument("no recording was given");
+  const auto num_ranks = num_rank_files(paths);
+  if (!num_ranks.ok()) return num_ranks.error();
+  if (*num_ranks > 0 && *num_ranks < paths.size()) {
+    return invalid_argument(
+        "some of the files are a rank's (per_pass, per_token) and some are of "
+        "all ranks; give files of one kind");
+  }
+  Result<LoadedCounts> counts = Error{};
+  if (*num_ranks > 0) {
+    const Result<RankFiles> ranks = open_rank_files(paths, options);
+    if (!ranks.ok()) return ranks.error();
+    counts = count_passes(*ranks, options);
+  } else {
+    counts = join_steps(paths, options);
+  }
+  if (counts.ok()) add_notes(std::move(notes), *counts);
   return counts;
 }
 
-Result<LoadedCounts> load_expert_counts(const std::vector<std::string>& paths) {
-  if (paths.size() == 1) return load_expert_counts(paths.front());
-  const bool are_recordings =
-      std::ranges::all_of(paths, [](const std::string& path) { return path.ends_with(".pt"); });
-  return are_recordings ? join_recordings(paths) : join_steps(paths);
+Result<ExpertLocation> load_expert_location(const std::string& value, const LoadOptions& options) {
+  if (value == "trivial") return ExpertLocation(TrivialLocation());
+  std::vector<std::string> paths;
+  for (size_t begin = 0; begin <= value.size();) {
+    const size_t end = std::min(value.find('\n', begin), value.size());
+    paths.push_back(value.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  if (std::ranges::all_of(paths, has_known_ending)) {
+    const auto matches = matching_paths(paths.front());
+    if (!matches.ok()) return matches.error();
+    if (paths.size() == 1 && matches->size() == 1) {
+      Result<ExpertLocation> location = load_file(matches->front(), options);
+      auto* counts = location.ok() ? std::get_if<LoadedCounts>(&*location) : nullptr;
+      if (counts && is_pattern(value)) add_notes({value + " is " + matches->front()}, *counts);
+      return location;
+    }
+    Result<LoadedCounts> counts = load_expert_counts(paths, options);
+    if (!counts.ok()) return counts.error();
+    return ExpertLocation(std::move(*counts));
+  }
+  Result<ExpertLocation> location = parse_location_json(value, options.only_total);
+  if (location.ok()) return location;
+  return Error{location.error().code,
+               "--init-expert-location is neither trivial nor a path that ends in .pt, .json, "
+               ".yaml, .npy or .u8, and read as JSON " +
+                   location.error().message};
 }
 
 Result<ExpertMap> load_expert_map(const std::string& path) {
-  Result<ExpertMap> map = parse_map(path);
-  if (!map.ok()) return at(path, map.error());
-  return map;
+  Result<ExpertLocation> location = load_file(path, {.only_total = true});
+  if (!location.ok()) return location.error();
+  if (auto* map = std::get_if<ExpertMap>(&*location)) return std::move(*map);
+  return invalid_argument(path +
+                          ": holds recorded counts; expected a placement: make one with plimsoll "
+                          "plan");
 }
 
 }  // namespace plimsoll

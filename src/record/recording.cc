@@ -18,13 +18,31 @@ namespace plimsoll {
 namespace {
 
 Result<Recording> stat_recording(const PtFile& file) {
-  Result<LoadedCounts> loaded = read_stat(file);
-  if (!loaded.ok()) return loaded.error();
-  Result<Recording> recording = make_recording(loaded->history);
+  const PtTensor* tensor = file.root().find("logical_count")->as_tensor();
+  if (!tensor) return corrupt_file("logical_count is no tensor");
+  const Result<LoadedCounts> counts = read_counts(file, *tensor);
+  if (!counts.ok()) return Error{counts.error().code, "logical_count " + counts.error().message};
+  Result<std::optional<RecordingInfo>> info = read_info(file);
+  if (!info.ok()) return info.error();
+  Result<Recording> recording = make_recording(counts->history);
   if (!recording.ok()) return recording;
   recording->average_utilization_rate =
       file.root().find_float("average_utilization_rate_over_window");
-  recording->info = std::move(loaded->info);
+  recording->info = std::move(*info);
+  return recording;
+}
+
+Result<Recording> rank_recording(const PtFile& file) {
+  Result<Records> records = read_records_header(file);
+  if (!records.ok()) return records.error();
+  std::vector<RecordedPass> passes;
+  for (size_t i = 0; i < records->pass_ids.size(); ++i) {
+    Result<RecordedPass> pass = read_record(file, *records, i, /*with_tokens=*/true);
+    if (!pass.ok()) return pass.error();
+    passes.push_back(std::move(*pass));
+  }
+  Recording recording = std::move(records->about);
+  recording.passes = std::move(passes);
   return recording;
 }
 
@@ -135,6 +153,26 @@ void write_records(const Recording& recording, PtWriter& pt) {
   pt.tensor(identity, shape);
 }
 
+// Fails on no recordings at all, on recordings that cannot be of one run, and where a rank stands
+// twice.
+Status check_same_run(std::span<const Recording> recordings) {
+  if (recordings.empty()) return invalid_argument("no recording was given");
+  std::set<int> ranks;
+  for (const Recording& r : recordings) {
+    const Recording& first = recordings.front();
+    if (r.num_layers != first.num_layers || r.num_logical_experts != first.num_logical_experts ||
+        (r.mode == RecorderMode::kStat) != (first.mode == RecorderMode::kStat)) {
+      return invalid_argument(
+          "the recordings differ in layers, experts or mode, so they are not of one run");
+    }
+    if (r.mode != RecorderMode::kStat && !ranks.insert(r.rank).second) {
+      return invalid_argument("rank " + std::to_string(r.rank) +
+                              " stands twice among the recordings; give one file of each rank");
+    }
+  }
+  return ok_status();
+}
+
 }  // namespace
 
 std::string recording_file_name(const Recording& recording, double unix_time) {
@@ -147,9 +185,7 @@ std::string recording_file_name(const Recording& recording, double unix_time) {
 }
 
 Result<Recording> read_recording(const std::string& path) {
-  const auto bytes = read_file(path);
-  if (!bytes.ok()) return bytes.error();
-  const Result<PtFile> file = parse_pt(*bytes);
+  const Result<PtFile> file = open_pt(path);
   if (!file.ok()) return Error{file.error().code, path + ": " + file.error().message};
   Result<Recording> recording = parse_recording(*file);
   if (!recording.ok()) {
@@ -160,7 +196,7 @@ Result<Recording> read_recording(const std::string& path) {
 
 Result<Recording> parse_recording(const PtFile& file) {
   if (file.root().find("logical_count")) return stat_recording(file);
-  if (file.root().find("records")) return read_records(file);
+  if (file.root().find("records")) return rank_recording(file);
   return invalid_argument("it is no recording; expected the key logical_count or records, found " +
                           (file.root().is_dict() ? file.root().keys() : "no dict"));
 }
@@ -178,24 +214,6 @@ Status write_recording(const Recording& recording, const std::string& path) {
   const auto bytes = pt.finish();
   if (!bytes.ok()) return bytes.error();
   return write_file(path, *bytes);
-}
-
-Status check_same_run(std::span<const Recording> recordings) {
-  if (recordings.empty()) return invalid_argument("no recording was given");
-  std::set<int> ranks;
-  for (const Recording& r : recordings) {
-    const Recording& first = recordings.front();
-    if (r.num_layers != first.num_layers || r.num_logical_experts != first.num_logical_experts ||
-        (r.mode == RecorderMode::kStat) != (first.mode == RecorderMode::kStat)) {
-      return invalid_argument(
-          "the recordings differ in layers, experts or mode, so they are not of one run");
-    }
-    if (r.mode != RecorderMode::kStat && !ranks.insert(r.rank).second) {
-      return invalid_argument("rank " + std::to_string(r.rank) +
-                              " stands twice among the recordings; give one file of each rank");
-    }
-  }
-  return ok_status();
 }
 
 Result<Recording> make_recording(const LoadHistory& history) {

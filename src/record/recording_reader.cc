@@ -35,18 +35,16 @@ Result<std::vector<int32_t>> int_list(const PtFile& file, const PtValue& dict, c
 }
 
 // Adds up the counts of an expert's copies.
-Status add_physical_counts(const NumberArray& counts,
-                           const ExpertMap& map,
-                           Recording& recording,
-                           RecordedPass& pass) {
+Status add_physical_counts(const NumberArray& counts, const Records& records, RecordedPass& pass) {
+  const ExpertMap& map = records.map;
   if (counts.shape != std::vector<int64_t>{map.num_layers, map.num_physical_experts}) {
     return corrupt_file("global_physical_count has shape " + shape_to_text(counts.shape) +
                         ", but last_physical_to_logical_map has [" +
                         std::to_string(map.num_layers) + ", " +
                         std::to_string(map.num_physical_experts) + "]");
   }
-  const size_t num_experts = recording.num_logical_experts;
-  std::vector<int64_t> sums(recording.num_layers * num_experts, 0);
+  const size_t num_experts = records.about.num_logical_experts;
+  std::vector<int64_t> sums(map.num_layers * num_experts, 0);
   for (size_t i = 0; i < counts.values.size(); ++i) {
     constexpr int64_t kMaxCount = std::numeric_limits<int32_t>::max();
     if (counts.values[i] < 0 || counts.values[i] > kMaxCount) {
@@ -60,16 +58,13 @@ Status add_physical_counts(const NumberArray& counts,
 }
 
 // [layers, tokens, k] of physical ids, made logical.
-Status add_topk_ids(const NumberArray& topk,
-                    const ExpertMap& map,
-                    Recording& recording,
-                    RecordedPass& pass) {
+Status add_topk_ids(const NumberArray& topk, const Records& records, RecordedPass& pass) {
+  const ExpertMap& map = records.map;
   if (topk.shape.size() != 3 || topk.shape[0] != map.num_layers || topk.shape[2] < 1 ||
-      (recording.top_k != 0 && topk.shape[2] != recording.top_k)) {
+      topk.shape[2] != records.about.top_k) {
     return corrupt_file("topk_ids_of_layer has shape " + shape_to_text(topk.shape) +
                         "; expected [layers, tokens, k], alike in all records");
   }
-  recording.top_k = static_cast<int>(topk.shape[2]);
   pass.num_tokens = topk.shape[1];
   pass.topk_ids.reserve(topk.values.size());
   const size_t layer_size = topk.values.size() / map.num_layers;
@@ -82,35 +77,6 @@ Status add_topk_ids(const NumberArray& topk,
     pass.topk_ids.push_back(slot < 0 ? -1 : map.physical_to_logical[row + slot]);
   }
   return ok_status();
-}
-
-Result<RecordedPass> read_record(const PtFile& file,
-                                 const PtValue& record,
-                                 const ExpertMap& map,
-                                 Recording& recording) {
-  RecordedPass pass;
-  pass.num_tokens = -1;
-  pass.forward_pass_id = record.find_int("forward_pass_id").value_or(-1);
-  if (pass.forward_pass_id < 0) return corrupt_file("lacks a forward_pass_id");
-  const Result<NumberArray> counts = numbers_at(file, record, "global_physical_count");
-  if (!counts.ok()) return counts.error();
-  if (Status s = add_physical_counts(*counts, map, recording, pass); !s.ok()) return s.error();
-  if (recording.mode != RecorderMode::kPerToken) return pass;
-
-  const Result<NumberArray> topk = numbers_at(file, record, "topk_ids_of_layer");
-  if (!topk.ok()) return topk.error();
-  if (Status s = add_topk_ids(*topk, map, recording, pass); !s.ok()) return s.error();
-  pass.forward_mode = static_cast<ForwardMode>(record.find_int("forward_mode").value_or(0));
-  const std::pair<const char*, std::vector<int32_t>*> lists[] = {
-      {"input_ids", &pass.input_ids},
-      {"positions", &pass.positions},
-      {"extend_seq_lens", &pass.extend_seq_lens}};
-  for (const auto& [key, target] : lists) {
-    auto values = int_list(file, record, key);
-    if (!values.ok()) return values.error();
-    *target = std::move(*values);
-  }
-  return pass;
 }
 
 int64_t num_elements(const PtValue& record, const char* key) {
@@ -132,49 +98,92 @@ Result<NumberArray> numbers_at(const PtFile& file, const PtValue& dict, const st
   return numbers;
 }
 
-Result<LoadedCounts> read_stat(const PtFile& file) {
-  const Result<NumberArray> numbers = numbers_at(file, file.root(), "logical_count");
-  if (!numbers.ok()) return numbers.error();
-  Result<LoadedCounts> counts = counts_of(*numbers);
-  if (!counts.ok()) return at("logical_count", counts.error());
-  Result<std::optional<RecordingInfo>> info = read_info(file);
-  if (!info.ok()) return info.error();
-  counts->info = std::move(*info);
-  return counts;
+Result<LoadedCounts> read_counts(const PtFile& file,
+                                 const PtTensor& tensor,
+                                 const LoadOptions& options) {
+  const Result<CountsShape> shape = counts_shape_of(tensor.shape);
+  if (!shape.ok()) return shape.error();
+  CountsBuilder builder(*shape, options.only_total);
+  int64_t num_read = 0;
+  const auto add = [&](const NumberArray& step) {
+    builder.note_rounding(step.rounded);
+    if (options.progress) options.progress(++num_read, shape->num_steps);
+    return builder.add(step.values);
+  };
+  PtTensor steps = tensor;
+  if (steps.shape.size() == 2) {
+    steps.shape.insert(steps.shape.begin(), 1);
+    steps.strides.insert(steps.strides.begin(), tensor.shape[0] * tensor.strides[0]);
+  }
+  if (Status read = for_each_slice(file, steps, add); !read.ok()) return read.error();
+  return builder.finish();
 }
 
-Result<Recording> read_records(const PtFile& file) {
-  const PtValue records = file.root().find("records").value_or(file.root());
-  if (!records.is_list()) return corrupt_file("records is no list");
+Result<Records> read_records_header(const PtFile& file) {
+  const PtValue list = file.root().find("records").value_or(file.root());
+  if (!list.is_list()) return corrupt_file("records is no list");
   const Result<NumberArray> numbers = numbers_at(file, file.root(), "last_physical_to_logical_map");
   if (!numbers.ok()) return numbers.error();
-  const Result<ExpertMap> map = map_of(*numbers);
+  Result<ExpertMap> map = map_of(*numbers);
   if (!map.ok()) return at("last_physical_to_logical_map", map.error());
 
-  Recording recording;
-  recording.num_layers = map->num_layers;
-  recording.num_logical_experts = std::ranges::max(map->physical_to_logical) + 1;
-  const auto first = records.list_size() > 0 ? std::optional(records.item(0)) : std::nullopt;
-  recording.mode =
-      first && first->find("topk_ids_of_layer") ? RecorderMode::kPerToken : RecorderMode::kPerPass;
-  if (first) recording.rank = static_cast<int>(first->find_int("rank").value_or(0));
+  Records records{.map = std::move(*map)};
+  Recording& about = records.about;
+  about.num_layers = records.map.num_layers;
+  about.num_logical_experts = std::ranges::max(records.map.physical_to_logical) + 1;
+  const auto first = list.list_size() > 0 ? std::optional(list.item(0)) : std::nullopt;
+  const auto topk = first ? first->find("topk_ids_of_layer") : std::nullopt;
+  about.mode = topk ? RecorderMode::kPerToken : RecorderMode::kPerPass;
+  if (topk && topk->as_tensor() && topk->as_tensor()->shape.size() == 3) {
+    about.top_k = static_cast<int>(std::min<int64_t>(topk->as_tensor()->shape[2], INT32_MAX));
+  }
+  if (first) about.rank = static_cast<int>(first->find_int("rank").value_or(0));
   // Records that share one storage could claim more than the file holds.
   int64_t total = 0;
-  for (size_t i = 0; i < records.list_size(); ++i) {
+  for (size_t i = 0; i < list.list_size(); ++i) {
     const std::string place = "record " + std::to_string(i);
-    total += num_elements(records.item(i), "global_physical_count") +
-             num_elements(records.item(i), "topk_ids_of_layer");
+    total += num_elements(list.item(i), "global_physical_count") +
+             num_elements(list.item(i), "topk_ids_of_layer");
     if (total > static_cast<int64_t>(file.file_size)) {
       return corrupt_file(place + " claims more than the file holds");
     }
-    Result<RecordedPass> pass = read_record(file, records.item(i), *map, recording);
-    if (!pass.ok()) return at(place + ":", pass.error());
-    recording.passes.push_back(std::move(*pass));
+    records.pass_ids.push_back(list.item(i).find_int("forward_pass_id").value_or(-1));
+    if (records.pass_ids.back() < 0) return corrupt_file(place + ": lacks a forward_pass_id");
   }
   Result<std::optional<RecordingInfo>> info = read_info(file);
   if (!info.ok()) return info.error();
-  recording.info = std::move(*info);
-  return recording;
+  about.info = std::move(*info);
+  return records;
+}
+
+Result<RecordedPass> read_record(const PtFile& file,
+                                 const Records& records,
+                                 size_t idx,
+                                 bool with_tokens) {
+  const std::string place = "record " + std::to_string(idx) + ":";
+  const PtValue record = file.root().find("records").value_or(file.root()).item(idx);
+  RecordedPass pass;
+  pass.num_tokens = -1;
+  pass.forward_pass_id = records.pass_ids[idx];
+  const Result<NumberArray> counts = numbers_at(file, record, "global_physical_count");
+  if (!counts.ok()) return at(place, counts.error());
+  if (Status s = add_physical_counts(*counts, records, pass); !s.ok()) return at(place, s.error());
+  if (!with_tokens || records.about.mode != RecorderMode::kPerToken) return pass;
+
+  const Result<NumberArray> topk = numbers_at(file, record, "topk_ids_of_layer");
+  if (!topk.ok()) return at(place, topk.error());
+  if (Status s = add_topk_ids(*topk, records, pass); !s.ok()) return at(place, s.error());
+  pass.forward_mode = static_cast<ForwardMode>(record.find_int("forward_mode").value_or(0));
+  const std::pair<const char*, std::vector<int32_t>*> lists[] = {
+      {"input_ids", &pass.input_ids},
+      {"positions", &pass.positions},
+      {"extend_seq_lens", &pass.extend_seq_lens}};
+  for (const auto& [key, target] : lists) {
+    auto values = int_list(file, record, key);
+    if (!values.ok()) return at(place, values.error());
+    *target = std::move(*values);
+  }
+  return pass;
 }
 
 Result<std::optional<RecordingInfo>> read_info(const PtFile& file) {

@@ -15,18 +15,26 @@ namespace plimsoll {
 // A tensor under `key` of a dict; the error names the key.
 Result<NumberArray> numbers_at(const PtFile& file, const PtValue& dict, const std::string& key);
 
-// Of files with the key logical_count. All passes are kept, empty ones too.
-Result<LoadedCounts> read_stat(const PtFile& file);
-// Of files with the key records.
-Result<Recording> read_records(const PtFile& file);
+// Of files with a tensor of counts, [layers, experts] or [passes, layers, experts].
+Result<LoadedCounts> read_counts(const PtFile& file,
+                                 const PtTensor& tensor,
+                                 const LoadOptions& options = {});
 // The key plimsoll; nothing in files of other programs.
 Result<std::optional<RecordingInfo>> read_info(const PtFile& file);
 
-// Either of the two, as read_recording promises.
-Result<Recording> parse_recording(const PtFile& file);
+// Of files with the key records: what is said of all of them.
+struct Records {
+  Recording about;                // without passes
+  ExpertMap map;                  // by which counts and ids are made logical
+  std::vector<int64_t> pass_ids;  // of each record
+};
+Result<Records> read_records_header(const PtFile& file);
+Result<RecordedPass> read_record(const PtFile& file,
+                                 const Records& records,
+                                 size_t idx,
+                                 bool with_tokens);
 
-// Fails on no recordings at all, on recordings that cannot be of one run, and where a rank stands
-// twice.
-Status check_same_run(std::span<const Recording> recordings);
+// Of files with the key logical_count or records, as read_recording promises.
+Result<Recording> parse_recording(const PtFile& file);
 
 }  // namespace plimsoll

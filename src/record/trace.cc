@@ -2,15 +2,14 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <map>
 #include <nlohmann/json.hpp>
 #include <span>
 
-#include "plimsoll/recording.h"
+#include "plimsoll/expert_location.h"
 #include "record/formats/file_io.h"
 #include "record/formats/json_text.h"
 #include "record/formats/npy.h"
-#include "record/recording_reader.h"
+#include "record/rank_files.h"
 #include "record/trace_parts.h"
 
 namespace plimsoll {
@@ -51,44 +50,53 @@ Result<ExpertTrace> load_npy(const std::string& path) {
   return trace;
 }
 
-Result<ExpertTrace> load_recordings(const std::vector<std::string>& paths) {
-  std::vector<Recording> recordings;
-  for (const std::string& path : paths) {
-    Result<Recording> recording = read_recording(path);
-    if (!recording.ok()) return recording.error();
-    if (recording->mode != RecorderMode::kPerToken) {
-      return invalid_argument(path +
-                              " counts tokens without saying which chose what; a trace needs "
-                              "a recording of the mode per_token");
+void append_pass(const RecordedPass& pass, ExpertTrace& trace) {
+  for (int64_t t = 0; t < pass.num_tokens; ++t) {
+    for (int l = 0; l < trace.num_layers; ++l) {
+      const int32_t* row = pass.topk_ids.data() + (l * pass.num_tokens + t) * trace.top_k;
+      for (int k = 0; k < trace.top_k; ++k) trace.ids.push_back(static_cast<int16_t>(row[k]));
     }
-    recordings.push_back(std::move(*recording));
   }
-  return trace_of(recordings);
 }
 
 // Columns that no token uses are left out: SGLang's files have 8, whatever the model's top-k.
-int used_columns(std::span<const Recording> recordings) {
-  int used = 1;
-  for (const Recording& recording : recordings) {
-    for (const RecordedPass& pass : recording.passes) {
-      for (size_t i = 0; i < pass.topk_ids.size(); ++i) {
-        const int column = static_cast<int>(i % recording.top_k);
-        if (pass.topk_ids[i] >= 0) used = std::max(used, column + 1);
-      }
-    }
+void drop_unused_columns(ExpertTrace& trace) {
+  const auto width = static_cast<size_t>(trace.top_k);
+  size_t used = 1;
+  for (size_t i = 0; i < trace.ids.size(); ++i) {
+    if (trace.ids[i] >= 0) used = std::max(used, i % width + 1);
   }
-  return used;
+  for (size_t row = 0; row < trace.ids.size() / width; ++row) {
+    std::copy_n(trace.ids.begin() + static_cast<ptrdiff_t>(row * width), used,
+                trace.ids.begin() + static_cast<ptrdiff_t>(row * used));
+  }
+  trace.ids.resize(trace.ids.size() / width * used);
+  trace.top_k = static_cast<int>(used);
 }
 
-void append_pass(const Recording& recording, const RecordedPass& pass, ExpertTrace& trace) {
-  for (int64_t t = 0; t < pass.num_tokens; ++t) {
-    for (int l = 0; l < recording.num_layers; ++l) {
-      const int32_t* row = pass.topk_ids.data() + (l * pass.num_tokens + t) * recording.top_k;
-      for (int k = 0; k < trace.top_k; ++k) {
-        trace.ids.push_back(k < recording.top_k ? static_cast<int16_t>(row[k]) : int16_t{-1});
-      }
-    }
+Result<ExpertTrace> load_recordings(const std::vector<std::string>& paths,
+                                    const LoadOptions& options) {
+  const Result<RankFiles> ranks = open_rank_files(paths, options);
+  if (!ranks.ok()) return ranks.error();
+  const Recording& about = ranks->files.front().records.about;
+  if (about.mode != RecorderMode::kPerToken) {
+    return invalid_argument(paths.front() +
+                            " counts tokens without saying which chose what; a trace needs "
+                            "a recording of the mode per_token");
   }
+  if (about.num_logical_experts > kMaxExperts) return unsupported("has more than 32768 experts");
+  ExpertTrace trace{.model = about.info ? about.info->model_type : "",
+                    .num_layers = about.num_layers,
+                    .num_logical_experts = about.num_logical_experts,
+                    .top_k = about.top_k};
+  const auto append = [&](int64_t, std::span<const RecordedPass> parts) {
+    for (const RecordedPass& part : parts) append_pass(part, trace);
+    return ok_status();
+  };
+  const Status read = each_pass(*ranks, /*with_tokens=*/true, options, append);
+  if (!read.ok()) return read.error();
+  drop_unused_columns(trace);
+  return trace;
 }
 
 }  // namespace
@@ -150,39 +158,25 @@ Result<ExpertTrace> trace_of(const NumberArray& numbers) {
   return trace;
 }
 
-Result<ExpertTrace> trace_of(std::span<const Recording> recordings) {
-  if (Status same = check_same_run(recordings); !same.ok()) return same.error();
-  const Recording& first = recordings.front();
-  if (first.num_logical_experts > kMaxExperts) return unsupported("has more than 32768 experts");
-  ExpertTrace trace;
-  trace.model = first.info ? first.info->model_type : "";
-  trace.num_layers = first.num_layers;
-  trace.num_logical_experts = first.num_logical_experts;
-  trace.top_k = used_columns(recordings);
-  std::map<int64_t, std::vector<std::pair<const Recording*, const RecordedPass*>>> passes;
-  for (const Recording& recording : recordings) {
-    for (const RecordedPass& pass : recording.passes) {
-      passes[pass.forward_pass_id].push_back({&recording, &pass});
-    }
-  }
-  for (const auto& [id, parts] : passes) {
-    for (const auto& [recording, pass] : parts) append_pass(*recording, *pass, trace);
-  }
-  return trace;
-}
-
 Result<ExpertTrace> load_trace(const std::string& path) {
   if (has_extension(path, ".npy")) return load_npy(path);
-  if (has_extension(path, ".pt")) return load_recordings({path});
+  if (has_extension(path, ".pt")) return load_recordings({path}, {});
   if (has_extension(path, ".u8") || has_extension(path, ".json")) return load_u8(path);
   return invalid_argument("cannot tell the format of " + path +
                           "; a trace ends in .u8, .npy or .pt");
 }
 
-Result<ExpertTrace> load_trace(const std::vector<std::string>& paths) {
+Result<ExpertTrace> load_trace(const std::vector<std::string>& patterns,
+                               const LoadOptions& options) {
+  std::vector<std::string> paths;
+  for (const std::string& pattern : patterns) {
+    const auto matches = matching_paths(pattern);
+    if (!matches.ok()) return matches.error();
+    paths.insert(paths.end(), matches->begin(), matches->end());
+  }
   if (paths.empty()) return invalid_argument("no trace was given");
   if (std::ranges::all_of(paths, [](const auto& path) { return has_extension(path, ".pt"); })) {
-    return load_recordings(paths);
+    return load_recordings(paths, options);
   }
   Result<ExpertTrace> all = load_trace(paths.front());
   for (size_t i = 1; i < paths.size() && all.ok(); ++i) {
@@ -248,6 +242,18 @@ Result<LoadHistory> counts_of_trace(const ExpertTrace& trace) {
                        std::to_string(trace.ids.size()) + " ids can tell about");
   }
   return count_experts(trace, kStepTokens);
+}
+
+Result<LoadedCounts> counts_of_trace_file(const ExpertTrace& trace) {
+  Result<LoadHistory> history = counts_of_trace(trace);
+  if (!history.ok()) return history.error();
+  const int num_steps = history->num_steps;
+  return LoadedCounts{
+      .history = std::move(*history),
+      .num_steps = num_steps,
+      .format = "trace",
+      .info = {},
+      .notes = {"the trace was cut into steps of " + std::to_string(kStepTokens) + " tokens"}};
 }
 
 }  // namespace plimsoll

@@ -5,7 +5,7 @@
 #include <span>
 #include <string_view>
 
-#include "plimsoll/recording.h"
+#include "plimsoll/expert_location.h"
 #include "plimsoll/trace.h"
 #include "record/formats/number_array.h"
 
@@ -15,8 +15,6 @@ namespace plimsoll {
 Result<ExpertTrace> parse_u8_trace(std::string_view header, std::span<const std::byte> ids);
 // Integers [tokens, layers, k].
 Result<ExpertTrace> trace_of(const NumberArray& numbers);
-// Of the mode per_token, a rank each.
-Result<ExpertTrace> trace_of(std::span<const Recording> recordings);
 
 // Tokens of a step, where a trace is planned for. Short steps tell which experts are busy at the
 // same time, and plans from them hold up better on the text that follows than plans from long ones.
@@ -27,5 +25,7 @@ inline constexpr int64_t kStepTokens = 512;
 // a small file could claim a table of any size.
 inline constexpr size_t kMaxCountBytesPerId = 256;
 Result<LoadHistory> counts_of_trace(const ExpertTrace& trace);
+// The same with a note that says so.
+Result<LoadedCounts> counts_of_trace_file(const ExpertTrace& trace);
 
 }  // namespace plimsoll

@@ -110,11 +110,10 @@ Result<ExpertMap> parse_trtllm_yaml(std::string_view text) {
   if (first_layer < 0 || first_layer > kMaxLayer) {
     return corrupt_file("has layer " + std::to_string(first_layer));
   }
-  int64_t next_layer = first_layer;
+  std::vector<int32_t> layer_ids;
   for (const auto& [layer, row] : rows) {
-    if (layer != next_layer++) {
-      return corrupt_file("lacks layer " + std::to_string(next_layer - 1));
-    }
+    if (layer > kMaxLayer) return corrupt_file("has layer " + std::to_string(layer));
+    layer_ids.push_back(static_cast<int32_t>(layer));
     if (static_cast<int64_t>(row.size()) != num_slots) {
       return corrupt_file("has " + std::to_string(row.size()) + " slots in layer " +
                           std::to_string(layer) + ", but " + std::to_string(num_slots) +
@@ -123,15 +122,17 @@ Result<ExpertMap> parse_trtllm_yaml(std::string_view text) {
     numbers.values.insert(numbers.values.end(), row.begin(), row.end());
   }
   Result<ExpertMap> map = map_of(numbers);
-  if (map.ok()) map->first_layer = static_cast<int>(first_layer);
+  if (!map.ok()) return map;
+  map->format = "TensorRT-LLM";
+  map->layer_ids = std::move(layer_ids);
   return map;
 }
 
-std::string to_trtllm_yaml(const Placement& placement, int first_layer) {
+std::string to_trtllm_yaml(const Placement& placement, std::span<const int32_t> layer_ids) {
   std::string text = "num_slots: " + std::to_string(placement.num_physical_experts) + "\n" +
                      std::string(kKey) + ":\n";
   for (int l = 0; l < placement.num_layers; ++l) {
-    text += "  " + std::to_string(first_layer + l) + ": [";
+    text += "  " + std::to_string(layer_ids[l]) + ": [";
     const auto experts = placement.layer(l);
     for (size_t i = 0; i < experts.size(); ++i) {
       text += (i ? ", " : "") + std::to_string(experts[i]);

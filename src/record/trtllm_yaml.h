@@ -10,6 +10,8 @@
 // passes over the rest.
 #pragma once
 
+#include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -18,10 +20,10 @@
 
 namespace plimsoll {
 
-// Fails unless the layers follow each other and all have the same number of slots, and num_slots,
-// if it is there.
+// Fails unless the layers all have the same number of slots, and num_slots, if it is there.
 Result<ExpertMap> parse_trtllm_yaml(std::string_view text);
 
-std::string to_trtllm_yaml(const Placement& placement, int first_layer);
+// layer_ids: a layer of the model for each of the placement's.
+std::string to_trtllm_yaml(const Placement& placement, std::span<const int32_t> layer_ids);
 
 }  // namespace plimsoll

@@ -8,8 +8,8 @@
 
 #include "commands/plan_numbers.h"
 #include "commands/plan_scenarios.h"
+#include "commands/recorded_load.h"
 #include "options/commands.h"
-#include "plimsoll/expert_location.h"
 #include "shared/terminal.h"
 
 namespace plimsoll {
@@ -59,7 +59,9 @@ std::string moved_text(const Planned& planned, int64_t expert_bytes) {
   return text + "\n";
 }
 
-std::string layers_text(const Planned& planned, bool with_reasons) {
+std::string layers_text(const Planned& planned,
+                        const std::vector<int32_t>& layer_ids,
+                        bool with_reasons) {
   const bool moves = !planned.in_force.empty();
   std::vector<std::string> heading = {"layer", "mean", "max trivial"};
   if (moves) heading.insert(heading.end(), {"max in force", "moved"});
@@ -68,7 +70,7 @@ std::string layers_text(const Planned& planned, bool with_reasons) {
   std::vector<std::vector<std::string>> rows = {heading};
   for (size_t layer = 0; layer < planned.plan.certificates.size(); ++layer) {
     const Certificate& c = planned.plan.certificates[layer];
-    rows.push_back({fmt::format("{}", layer), fmt::format("{:.1f}", c.mean_load),
+    rows.push_back({fmt::format("{}", layer_ids[layer]), fmt::format("{:.1f}", c.mean_load),
                     fmt::format("{}", planned.trivial[layer].max_load)});
     std::vector<std::string>& row = rows.back();
     if (moves) {
@@ -82,7 +84,9 @@ std::string layers_text(const Planned& planned, bool with_reasons) {
   return table_text(rows);
 }
 
-std::string as_text(const Planned& planned, const PlanSettings& settings) {
+std::string as_text(const Planned& planned,
+                    const std::vector<int32_t>& layer_ids,
+                    const PlanSettings& settings) {
   const Placement& placement = planned.plan.placement;
   const std::vector<Certificate>& certificates = planned.plan.certificates;
   std::string text = fmt::format(
@@ -102,7 +106,7 @@ std::string as_text(const Planned& planned, const PlanSettings& settings) {
         "copies, this plan gives {:.4f} and --eplb-algorithm deepseek {:.4f}\n",
         mean_of(certificates, even_over_mean), *planned.deepseek_even);
   }
-  return text + "\n" + layers_text(planned, settings.explain);
+  return text + twins_text(placement) + "\n" + layers_text(planned, layer_ids, settings.explain);
 }
 
 std::string_view bound_name(Bound bound) {
@@ -119,17 +123,19 @@ std::string_view bound_name(Bound bound) {
   return "";
 }
 
-Json layers_json(const Planned& planned) {
+Json layers_json(const Planned& planned, const std::vector<int32_t>& layer_ids) {
   Json layers = Json::array();
   for (size_t layer = 0; layer < planned.plan.certificates.size(); ++layer) {
     const Certificate& c = planned.plan.certificates[layer];
-    layers.push_back({{"mean", c.mean_load},
+    layers.push_back({{"layer", layer_ids[layer]},
+                      {"mean", c.mean_load},
                       {"max", c.max_load},
                       {"max_even_split", c.max_load_even},
                       {"max_trivial", planned.trivial[layer].max_load},
                       {"lower_bound", c.lower_bound},
                       {"bound", bound_name(c.binding)},
                       {"gap", c.gap()},
+                      {"copies_beside_twin", c.copies_beside_twin},
                       {"why", explain(c)}});
     if (planned.in_force.empty()) continue;
     layers.back()["max_in_force"] = planned.in_force[layer].max_load;
@@ -138,7 +144,9 @@ Json layers_json(const Planned& planned) {
   return layers;
 }
 
-std::string as_json(const Planned& planned, const PlanSettings& settings) {
+std::string as_json(const Planned& planned,
+                    const std::vector<int32_t>& layer_ids,
+                    const PlanSettings& settings) {
   const Placement& placement = planned.plan.placement;
   const std::vector<Certificate>& certificates = planned.plan.certificates;
   Json json = {{"out", settings.out},
@@ -150,7 +158,8 @@ std::string as_json(const Planned& planned, const PlanSettings& settings) {
                {"max_over_mean", mean_of(certificates, max_over_mean)},
                {"max_over_mean_even_split", mean_of(certificates, even_over_mean)},
                {"max_over_mean_trivial", mean_of(planned.trivial, max_over_mean)},
-               {"gap", mean_of(certificates, gap_of)}};
+               {"gap", mean_of(certificates, gap_of)},
+               {"copies_beside_twin", num_copies_beside_twin(placement)}};
   if (planned.deepseek_even) json["max_over_mean_even_split_deepseek"] = *planned.deepseek_even;
   if (!planned.in_force.empty()) {
     json["max_over_mean_in_force"] = mean_of(planned.in_force, max_over_mean);
@@ -159,7 +168,7 @@ std::string as_json(const Planned& planned, const PlanSettings& settings) {
       json["moved_bytes"] = num_moved(planned.plan.moved_experts) * settings.expert_bytes;
     }
   }
-  json["layers"] = layers_json(planned);
+  json["layers"] = layers_json(planned, layer_ids);
   return json.dump(2) + "\n";
 }
 
@@ -170,17 +179,20 @@ Result<int> run_plan(const Settings& settings) {
     return invalid_argument("plan needs recorded load: either --load F or --scenario F");
   }
   if (!settings.plan.scenarios.empty()) return run_plan_scenarios(settings);
-  const auto load = load_expert_counts(settings.plan.load);
-  if (!load) return load.error();
-  for (const std::string& note : load->notes) talk("note: " + note);
-  const auto options = plan_options(settings, load->history);
+  const auto recorded = load_recorded(settings.plan.load, settings);
+  if (!recorded) return recorded.error();
+  const auto in_force = placement_in_force(settings, *recorded);
+  if (!in_force) return in_force.error();
+  const auto options = plan_options(settings, *recorded);
   if (!options) return options.error();
-  const auto planned = make_planned(load->history, *options);
+  const auto planned = make_planned(recorded->load, *options);
   if (!planned) return planned.error();
-  if (Status saved = save_placement(planned->plan.placement, settings.plan.out); !saved) {
-    return saved.error();
-  }
-  print(settings.json ? as_json(*planned, settings.plan) : as_text(*planned, settings.plan));
+  const LayerChoice& layers = recorded->layers;
+  const Status saved = save_planned(planned->plan.placement, layers, *in_force, settings);
+  if (!saved) return saved.error();
+  const std::vector<int32_t> ids = layers.chosen_ids();
+  print(settings.json ? as_json(*planned, ids, settings.plan)
+                      : as_text(*planned, ids, settings.plan));
   return kExitDone;
 }
 

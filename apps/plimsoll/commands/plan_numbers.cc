@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "commands/traffic.h"
+#include "plimsoll/layers.h"
 
 namespace plimsoll {
 namespace {
@@ -32,7 +33,7 @@ Result<std::vector<uint8_t>> active_ranks(const Settings& settings) {
 
 }  // namespace
 
-Result<PlanOptions> plan_options(const Settings& settings, const LoadHistory& load) {
+Result<PlanOptions> plan_options(const Settings& settings, const RecordedLoad& recorded) {
   auto active = active_ranks(settings);
   if (!active) return active.error();
   PlanOptions options{.algorithm = settings.engine.eplb_algorithm,
@@ -46,10 +47,18 @@ Result<PlanOptions> plan_options(const Settings& settings, const LoadHistory& lo
   if (settings.replay.placements.size() > 1) {
     return invalid_argument("--placement was given several times; one placement is in force");
   }
-  auto in_force = load_placements(settings, load.num_layers, load.num_logical_experts);
+  auto in_force = placement_in_force(settings, recorded);
   if (!in_force) return in_force.error();
-  options.in_force = std::move(in_force->front().placement);
+  options.in_force = select_layers(*in_force, recorded.layers.rows);
   return options;
+}
+
+Result<Placement> placement_in_force(const Settings& settings, const RecordedLoad& recorded) {
+  if (settings.replay.placements.empty()) return Placement{};
+  auto in_force = load_placements(settings, static_cast<int>(recorded.layers.layer_ids.size()),
+                                  recorded.load.num_logical_experts);
+  if (!in_force) return in_force.error();
+  return std::move(in_force->front().placement);
 }
 
 Result<std::vector<Certificate>> certify_trivial(const LoadHistory& load,

@@ -3,13 +3,17 @@
 
 #include <vector>
 
+#include "commands/recorded_load.h"
 #include "options/settings.h"
 #include "plimsoll/plan.h"
 
 namespace plimsoll {
 
-// What the options say of the placement to plan; --placement is the one in force.
-Result<PlanOptions> plan_options(const Settings& settings, const LoadHistory& load);
+// What the options say of the placement to plan; --placement is the one in force, of which the
+// options have the layers that are looked at.
+Result<PlanOptions> plan_options(const Settings& settings, const RecordedLoad& recorded);
+// That of all layers of the file; num_layers 0: none.
+Result<Placement> placement_in_force(const Settings& settings, const RecordedLoad& recorded);
 
 // Certificates of the experts in their order, with the copies of `planned` or, where the ranks
 // divide them, none.

@@ -7,8 +7,8 @@
 #include <numeric>
 
 #include "commands/plan_numbers.h"
+#include "commands/recorded_load.h"
 #include "options/commands.h"
-#include "plimsoll/expert_location.h"
 #include "shared/terminal.h"
 
 namespace plimsoll {
@@ -86,7 +86,7 @@ std::string as_text(const RobustPlan& plan, const Summary& summary) {
     text += fmt::format("to move from the placement in force: {} experts\n",
                         num_moved(plan.moved_experts));
   }
-  return text + "\n" + table_text(cells);
+  return text + twins_text(placement) + "\n" + table_text(cells);
 }
 
 std::string as_json(const RobustPlan& plan, const Summary& summary, const PlanSettings& settings) {
@@ -117,25 +117,46 @@ std::string as_json(const RobustPlan& plan, const Summary& summary, const PlanSe
   return json.dump(2) + "\n";
 }
 
+struct Scenarios {
+  std::vector<LoadHistory> loads;
+  RecordedLoad first;  // says which layers are looked at
+};
+
+// Scenarios are planned for together, so all must have recorded the same layers.
+Result<Scenarios> load_scenarios(const Settings& settings) {
+  Scenarios scenarios;
+  for (const std::string& path : settings.plan.scenarios) {
+    auto recorded = load_recorded({path}, settings);
+    if (!recorded) return recorded.error();
+    if (scenarios.loads.empty()) {
+      scenarios.first = *recorded;
+    } else if (recorded->layers.chosen_ids() != scenarios.first.layers.chosen_ids()) {
+      return invalid_argument(fmt::format(
+          "{} recorded layers {}, but {} layers {}; give --layers of those that both recorded",
+          path, ranges_text(recorded->layers.chosen_ids()), settings.plan.scenarios.front(),
+          ranges_text(scenarios.first.layers.chosen_ids())));
+    }
+    scenarios.loads.push_back(std::move(recorded->load));
+  }
+  return scenarios;
+}
+
 }  // namespace
 
 Result<int> run_plan_scenarios(const Settings& settings) {
-  std::vector<LoadHistory> loads;
-  for (const std::string& path : settings.plan.scenarios) {
-    auto load = load_expert_counts(path);
-    if (!load) return load.error();
-    for (const std::string& note : load->notes) talk("note: " + path + ": " + note);
-    loads.push_back(std::move(load->history));
-  }
-  const auto options = plan_options(settings, loads.front());
+  const auto recorded = load_scenarios(settings);
+  if (!recorded) return recorded.error();
+  const auto& [loads, first] = *recorded;
+  const auto in_force = placement_in_force(settings, first);
+  if (!in_force) return in_force.error();
+  const auto options = plan_options(settings, first);
   if (!options) return options.error();
   const auto plan = make_robust_plan(loads, *options);
   if (!plan) return plan.error();
   auto rows = make_rows(settings.plan.scenarios, loads, *plan, *options);
   if (!rows) return rows.error();
-  if (Status saved = save_placement(plan->placement, settings.plan.out); !saved) {
-    return saved.error();
-  }
+  const Status saved = save_planned(plan->placement, first.layers, *in_force, settings);
+  if (!saved) return saved.error();
   const Summary summary = summarise(std::move(*rows));
   print(settings.json ? as_json(*plan, summary, settings.plan) : as_text(*plan, summary));
   return kExitDone;

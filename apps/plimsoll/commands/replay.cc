@@ -9,8 +9,10 @@
 #include <iterator>
 #include <nlohmann/json.hpp>
 
+#include "commands/recorded_load.h"
 #include "commands/traffic.h"
 #include "options/commands.h"
+#include "plimsoll/layers.h"
 #include "record/formats/json_text.h"
 #include "shared/terminal.h"
 
@@ -83,12 +85,14 @@ std::vector<std::vector<std::string>> as_cells(const std::vector<Row>& rows, boo
   return cells;
 }
 
-std::string as_text(const std::vector<Row>& rows, const Settings& settings) {
+std::string as_text(const std::vector<Row>& rows,
+                    const std::vector<int32_t>& layer_ids,
+                    const Settings& settings) {
   const ReplayStats& stats = rows.front().stats;
   return fmt::format(
-             "{} tokens in {} batches on {} ranks; max/mean load ({}) of the ranks by layer and "
-             "batch, shared experts included\n\n",
-             stats.num_tokens, stats.num_batches, settings.engine.ep_size,
+             "{} tokens in {} batches on {} ranks, layers {}; max/mean load ({}) of the ranks by "
+             "layer and batch, shared experts included\n\n",
+             stats.num_tokens, stats.num_batches, settings.engine.ep_size, ranges_text(layer_ids),
              settings.replay.objective) +
          table_text(as_cells(rows, true));
 }
@@ -123,7 +127,9 @@ std::string as_csv(const std::vector<Row>& rows) {
   return text;
 }
 
-std::string as_json(const std::vector<Row>& rows, const Settings& settings) {
+std::string as_json(const std::vector<Row>& rows,
+                    const std::vector<int32_t>& layer_ids,
+                    const Settings& settings) {
   const ReplayStats& first = rows.front().stats;
   Json list = Json::array();
   for (const Row& row : rows) {
@@ -137,16 +143,19 @@ std::string as_json(const std::vector<Row>& rows, const Settings& settings) {
   const Json json = {{"ep_size", settings.engine.ep_size},
                      {"num_tokens", first.num_tokens},
                      {"num_batches", first.num_batches},
+                     {"layers", layer_ids},
                      {"route_objective", settings.replay.objective},
                      {"rows", list}};
   return json_text(json, 2) + "\n";
 }
 
-std::string as_format(const std::vector<Row>& rows, const Settings& settings) {
+std::string as_format(const std::vector<Row>& rows,
+                      const std::vector<int32_t>& layer_ids,
+                      const Settings& settings) {
   const std::string& format = settings.json ? "json" : settings.replay.format;
-  if (format == "json") return as_json(rows, settings);
+  if (format == "json") return as_json(rows, layer_ids, settings);
   if (format == "csv") return as_csv(rows);
-  return format == "md" ? as_markdown(rows) : as_text(rows, settings);
+  return format == "md" ? as_markdown(rows) : as_text(rows, layer_ids, settings);
 }
 
 std::vector<std::string> policies_of(const Settings& settings) {
@@ -164,19 +173,20 @@ std::vector<std::string> policies_of(const Settings& settings) {
 Result<int> run_replay(const Settings& settings) {
   const auto traffic = load_traffic(settings);
   if (!traffic) return traffic.error();
-  const auto placements =
-      load_placements(settings, traffic->num_layers(), traffic->num_logical_experts());
+  const LayerChoice& layers = traffic->layers;
+  const auto placements = load_placements(settings, static_cast<int>(layers.layer_ids.size()),
+                                          traffic->num_logical_experts());
   if (!placements) return placements.error();
   std::vector<Row> rows;
   for (const NamedPlacement& named : *placements) {
     for (const std::string& policy : policies_of(settings)) {
-      const auto result =
-          traffic->replay(named.name + " " + policy, named.placement, policy, settings);
+      const auto result = traffic->replay(
+          named.name + " " + policy, select_layers(named.placement, layers.rows), policy, settings);
       if (!result) return result.error();
       rows.push_back({named.name, policy, result->stats});
     }
   }
-  print(as_format(rows, settings));
+  print(as_format(rows, layers.chosen_ids(), settings));
   return kExitDone;
 }
 

@@ -7,9 +7,9 @@
 #include <span>
 
 #include "commands/plan_numbers.h"
+#include "commands/recorded_load.h"
 #include "commands/report_page.h"
 #include "options/commands.h"
-#include "plimsoll/expert_location.h"
 #include "plimsoll/replay.h"
 #include "record/formats/file_io.h"
 #include "record/formats/json_text.h"
@@ -22,6 +22,7 @@ using Json = nlohmann::ordered_json;
 
 struct Report {
   LoadHistory load;
+  std::vector<int32_t> layer_ids;
   std::string before_name;
   Placement before;
   std::vector<Certificate> before_certificates;
@@ -30,12 +31,13 @@ struct Report {
 };
 
 Result<Report> make_report(const Settings& settings) {
-  auto loaded = load_expert_counts(settings.plan.load);
-  if (!loaded) return loaded.error();
-  for (const std::string& note : loaded->notes) talk("note: " + note);
-  Report report{.load = std::move(loaded->history), .before_name = "trivial"};
-  auto options = plan_options(settings, report.load);
+  auto recorded = load_recorded(settings.plan.load, settings);
+  if (!recorded) return recorded.error();
+  auto options = plan_options(settings, *recorded);
   if (!options) return options.error();
+  Report report{.load = std::move(recorded->load),
+                .layer_ids = recorded->layers.chosen_ids(),
+                .before_name = "trivial"};
   report.options = std::move(*options);
   const int num_experts = report.load.num_logical_experts;
   const int num_slots = num_experts + report.options.num_redundant_experts;
@@ -148,6 +150,8 @@ std::string plan_command(const Settings& settings) {
   if (settings.engine.nnodes != 1) command += fmt::format(" --nnodes {}", settings.engine.nnodes);
   if (settings.plan.num_groups > 0)
     command += fmt::format(" --num-groups {}", settings.plan.num_groups);
+  if (!settings.plan.layers.empty()) command += " --layers " + settings.plan.layers;
+  if (settings.engine.allow_missing_ranks) command += " --allow-missing-ranks";
   for (const std::string& path : settings.replay.placements) command += " --placement " + path;
   if (settings.plan.max_moved_experts >= 0) {
     command += fmt::format(" --max-moved-experts {}", settings.plan.max_moved_experts);
@@ -210,7 +214,8 @@ Json layers_of(const Report& report) {
   Json layers = Json::array();
   for (size_t l = 0; l < report.after.certificates.size(); ++l) {
     const Certificate& c = report.after.certificates[l];
-    layers.push_back({{"mean", c.mean_load},
+    layers.push_back({{"layer", report.layer_ids[l]},
+                      {"mean", c.mean_load},
                       {"max_before", report.before_certificates[l].max_load},
                       {"max", c.max_load},
                       {"lower_bound", c.lower_bound},

@@ -14,22 +14,32 @@ namespace plimsoll {
 namespace {
 
 Result<Traffic> load_counts(const Settings& settings) {
-  auto loaded = load_expert_counts(settings.plan.load);
-  if (!loaded) return loaded.error();
-  for (const std::string& note : loaded->notes) talk("note: " + note);
-  const int recorded_top_k = loaded->info ? loaded->info->top_k : 0;
+  auto recorded = load_recorded(settings.plan.load, settings);
+  if (!recorded) return recorded.error();
+  const int recorded_top_k = recorded->info ? recorded->info->top_k : 0;
   const int top_k = settings.replay.top_k > 0 ? settings.replay.top_k : recorded_top_k;
   if (top_k == 0) {
     return invalid_argument(
         "the recording does not say how many experts a token chooses; give --top-k");
   }
-  const int64_t layers = loaded->history.num_layers, experts = loaded->history.num_logical_experts;
-  const Status fits = check_fits(*loaded, static_cast<int>(layers), static_cast<int>(experts));
-  if (!fits) return fits.error();
   talk(
       "note: counts do not say where tokens came from; they are spread evenly over the ranks, and "
       "messages per token are not known");
-  return Traffic{RecordedCounts{std::move(loaded->history), top_k}};
+  return Traffic{RecordedCounts{std::move(recorded->load), top_k}, std::move(recorded->layers)};
+}
+
+// The ids of the chosen layers only.
+ExpertTrace of_layers(const ExpertTrace& trace, const std::vector<int32_t>& layers) {
+  ExpertTrace chosen{
+      trace.model, static_cast<int>(layers.size()), trace.num_logical_experts, trace.top_k, {}};
+  chosen.ids.reserve(trace.num_tokens() * layers.size() * trace.top_k);
+  for (int64_t token = 0; token < trace.num_tokens(); ++token) {
+    for (const int32_t layer : layers) {
+      const auto first = trace.ids.begin() + (token * trace.num_layers + layer) * trace.top_k;
+      chosen.ids.insert(chosen.ids.end(), first, first + trace.top_k);
+    }
+  }
+  return chosen;
 }
 
 // "exact+waterfill" to the routing it names; the options table has checked it.
@@ -124,10 +134,15 @@ Result<Traffic> load_traffic(const Settings& settings) {
     return invalid_argument("give recorded traffic: either --trace or --load");
   }
   if (!has_trace) return load_counts(settings);
-  auto trace = load_trace(settings.replay.traces);
+  auto trace = load_trace(settings.replay.traces,
+                          {.allow_missing_ranks = settings.engine.allow_missing_ranks});
   if (!trace) return trace.error();
   if (trace->num_tokens() == 0) return invalid_argument("the trace holds no token");
-  return Traffic{std::move(*trace)};
+  auto layers = choose_layers(settings, trace->num_layers);
+  if (!layers) return layers.error();
+  const bool all_layers = std::ssize(layers->rows) == trace->num_layers;
+  return Traffic{all_layers ? std::move(*trace) : of_layers(*trace, layers->rows),
+                 std::move(*layers)};
 }
 
 Result<std::vector<NamedPlacement>> load_placements(const Settings& settings,

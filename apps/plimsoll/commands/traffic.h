@@ -5,6 +5,7 @@
 #include <variant>
 #include <vector>
 
+#include "commands/recorded_load.h"
 #include "options/settings.h"
 #include "plimsoll/replay.h"
 
@@ -16,7 +17,8 @@ struct RecordedCounts {
 };
 
 struct Traffic {
-  std::variant<ExpertTrace, RecordedCounts> recorded;
+  std::variant<ExpertTrace, RecordedCounts> recorded;  // of the layers that are looked at
+  LayerChoice layers;
 
   int num_layers() const;
   int num_logical_experts() const;

@@ -17,8 +17,10 @@ std::vector<Option> placement_options() {
        .value_name = "P",
        .commands = kServing,
        .field = [](Settings& s) -> Field { return &s.engine.init_expert_location; },
-       .help = "trivial; or a .pt or .json file, or JSON itself, with physical_to_logical_map (a "
-               "placement) or logical_count (recorded load, from which one is planned)."},
+       .help =
+           "trivial; or a placement or recorded load, from which one is planned, in a file of "
+           "any format that is read (docs/files.md), a pattern of such files in quotes, or JSON "
+           "itself with physical_to_logical_map or logical_count."},
       {.name = "ep-num-redundant-experts",
        .section = kPlacement,
        .value_name = "K",

@@ -1,5 +1,6 @@
 // What commands read and write.
 #include "options/option_sections.h"
+#include "plimsoll/expert_location.h"
 
 namespace plimsoll {
 namespace {
@@ -69,8 +70,23 @@ std::vector<Option> input_options() {
        .field = [](Settings& s) -> Field { return &s.plan.load; },
        .help =
            "Recorded expert selection: a recorder's .pt file, JSON with logical_count or vLLM's "
-           "logical_expert_load, .npy, or a .u8 trace. Several .pt files are those of the ranks "
-           "of one recording; of other files the steps follow each other."},
+           "logical_expert_load, .npy, or a .u8 trace (docs/files.md). Several files of the modes "
+           "per_pass and per_token are those of the ranks of one recording; of others the steps "
+           "follow each other. A pattern in quotes must match one recording.",
+       .takes_many = true},
+      {.name = "allow-missing-ranks",
+       .section = kInput,
+       .commands = kServing | kPlan | kReplay | kReport,
+       .field = [](Settings& s) -> Field { return &s.engine.allow_missing_ranks; },
+       .help = "Take a recording of which the files of some ranks, or some passes of a rank, are "
+               "missing: a part of the load for the whole."},
+      {.name = "layers",
+       .section = kInput,
+       .value_name = "L",
+       .commands = kPlan | kReplay | kReport,
+       .field = [](Settings& s) -> Field { return &s.plan.layers; },
+       .help = "Layers to look at, such as 3-60 or 0,2-5; else all that recorded anything. Others "
+               "keep their placement, and are left out of files that name MoE layers only."},
       {.name = "scenario",
        .section = kInput,
        .value_name = "F",
@@ -85,7 +101,8 @@ std::vector<Option> input_options() {
        .commands = kReplay,
        .field = [](Settings& s) -> Field { return &s.replay.traces; },
        .help = "Which experts each token chose: a .u8 trace, a per_token recording (.pt), or .npy "
-               "[tokens, layers, k]. Several files are joined."},
+               "[tokens, layers, k]. Several files are joined.",
+       .takes_many = true},
       {.name = "file",
        .section = kInput,
        .value_name = "F",
@@ -141,8 +158,15 @@ std::vector<Option> output_options() {
        .required_by = kPlan | kReport,
        .field = [](Settings& s) -> Field { return &s.plan.out; },
        .help = "plan: the placement to write, in the format it ends in: .json or .pt as SGLang and "
-               "--init-expert-location read them, .yaml as TensorRT-LLM does, or .npy. report: the "
-               "page."},
+               "--init-expert-location read them, .yaml as TensorRT-LLM does, or .npy; see "
+               "--format. report: the page."},
+      {.name = "format",
+       .section = kOutput,
+       .value_name = "F",
+       .commands = kPlan,
+       .field = [](Settings& s) -> Field { return &s.plan.format; },
+       .choices = {placement_formats().begin(), placement_formats().end()},
+       .help = "Whose format --out is in, where .json could be several's (docs/files.md)."},
       {.name = "out-dir",
        .section = kOutput,
        .value_name = "DIR",

@@ -37,7 +37,9 @@ struct PlanSettings {
   int max_moved_experts = -1;           // -1: any number
   int64_t expert_bytes = 0;             // 0: not known
   bool explain = false;
+  std::string layers;  // "3-60": of the model; empty: all
   std::string out;
+  std::string format;  // of out; empty: what it ends in
 };
 
 struct ServeSettings {

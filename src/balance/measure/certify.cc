@@ -69,6 +69,8 @@ class Certifier {
         static_cast<int32_t>(std::max_element(load.begin(), load.end()) - load.begin());
     c.hottest_load = load[c.hottest_expert];
     c.hottest_copies = replicas.count(c.hottest_expert);
+    c.copies_beside_twin =
+        placement.num_physical_experts - static_cast<int32_t>(replicas.rank.size());
     return c;
   }
 

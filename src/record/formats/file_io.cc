@@ -1,9 +1,11 @@
 #include "record/formats/file_io.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <limits>
 #include <memory>
 
 namespace plimsoll {
@@ -20,7 +22,7 @@ Error failed(const std::string& what, const std::string& path) {
 
 }  // namespace
 
-Result<std::vector<std::byte>> read_file(const std::string& path) {
+Result<std::vector<std::byte>> read_start(const std::string& path, size_t num_bytes) {
   namespace fs = std::filesystem;
   std::error_code error;
   const fs::file_status status = fs::status(path, error);
@@ -31,9 +33,15 @@ Result<std::vector<std::byte>> read_file(const std::string& path) {
   if (!file) return failed("open", path);
   const uintmax_t size = fs::file_size(path, error);
   if (error) return io_error("cannot read " + path + ": " + error.message());
-  std::vector<std::byte> bytes(size);
-  if (std::fread(bytes.data(), 1, size, file.get()) != size) return failed("read", path);
+  std::vector<std::byte> bytes(std::min<uintmax_t>(size, num_bytes));
+  if (std::fread(bytes.data(), 1, bytes.size(), file.get()) != bytes.size()) {
+    return failed("read", path);
+  }
   return bytes;
+}
+
+Result<std::vector<std::byte>> read_file(const std::string& path) {
+  return read_start(path, std::numeric_limits<size_t>::max());
 }
 
 Status write_file(const std::string& path, std::span<const std::byte> bytes) {

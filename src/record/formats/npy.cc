@@ -24,7 +24,7 @@ constexpr std::array kTypeCodes = {
     TypeCode{"<u4", PtDtype::kUint32}, TypeCode{"<u8", PtDtype::kUint64},
     TypeCode{"<i2", PtDtype::kInt16},  TypeCode{"<i4", PtDtype::kInt32},
     TypeCode{"<i8", PtDtype::kInt64},  TypeCode{"<f4", PtDtype::kF32},
-    TypeCode{"<f8", PtDtype::kF64},
+    TypeCode{"<f8", PtDtype::kF64},    TypeCode{"<f2", PtDtype::kF16},
 };
 
 // The text of a field of the header, a Python dict: up to `end`, which is left out.
@@ -117,7 +117,7 @@ Result<NumberArray> parse_npy(std::span<const std::byte> file) {
   });
   if (known == kTypeCodes.end()) {
     return unsupported("holds " + printable(*descr) +
-                       "; only little-endian integers, float32 and float64 are read");
+                       "; only little-endian integers, float16, float32 and float64 are read");
   }
   auto shape = parse_shape(*shape_text);
   if (!shape) return corrupt_file("has shape " + printable(*shape_text) + ")");

@@ -1,7 +1,9 @@
 #include "record/formats/number_array.h"
 
+#include <bit>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -38,6 +40,68 @@ bool for_each_element(const PtTensor& tensor, const Each& each) {
     }
     if (num_dims == 0) return true;
   }
+}
+
+int64_t num_elements(const PtTensor& tensor) {
+  int64_t product = 1;
+  for (const int64_t size : tensor.shape) product *= size;
+  return product;
+}
+
+// Elements from the first of the tensor to its last, gaps included; 0 where it has none.
+int64_t extent_of(const PtTensor& tensor) {
+  if (num_elements(tensor) == 0) return 0;
+  int64_t last = 0;
+  for (size_t d = 0; d < tensor.shape.size(); ++d)
+    last += (tensor.shape[d] - 1) * tensor.strides[d];
+  return last + 1;
+}
+
+Status read_extent(const PtFile& file, const PtTensor& tensor, std::vector<std::byte>& bytes) {
+  const PtStorage& storage = file.storage(tensor);
+  const auto width = static_cast<size_t>(dtype_bytes(storage.dtype));
+  bytes.resize(extent_of(tensor) * width);
+  if (bytes.empty()) return ok_status();
+  return file.read(storage, tensor.offset * width, bytes);
+}
+
+// Half-precision numbers as float32.
+struct Half {
+  uint16_t bits;
+  // From here on not every whole number can be told from its neighbours.
+  static constexpr float kLeastRounded = 2048;
+  float value() const {
+    const int exponent = bits >> 10 & 31;
+    const auto fraction = static_cast<float>(bits & 1023);
+    if (exponent == 31) return std::numeric_limits<float>::infinity();
+    const float size =
+        exponent == 0 ? std::ldexp(fraction, -24) : std::ldexp(1024 + fraction, exponent - 25);
+    return bits >> 15 ? -size : size;
+  }
+};
+struct Bfloat {
+  uint16_t bits;
+  static constexpr float kLeastRounded = 256;
+  float value() const { return std::bit_cast<float>(uint32_t{bits} << 16); }
+};
+
+template <typename T>
+Result<NumberArray> convert_half(const PtTensor& tensor,
+                                 const std::byte* data,
+                                 std::string_view type) {
+  NumberArray array{tensor.shape, {}};
+  const bool good = for_each_element(tensor, [&](int64_t position) {
+    T element;
+    std::memcpy(&element, data + position * static_cast<int64_t>(sizeof(T)), sizeof(T));
+    const float value = element.value();
+    array.values.push_back(std::abs(value) < T::kLeastRounded ? std::lround(value) : 0);
+    return std::abs(value) < T::kLeastRounded && static_cast<float>(array.values.back()) == value;
+  });
+  if (good) return array;
+  return unsupported("is of type " + std::string(type) +
+                     ", which rounds: not all of its numbers are whole and below " +
+                     std::to_string(static_cast<int>(T::kLeastRounded)) +
+                     "; save counts as int32 or int64");
 }
 
 template <typename T>
@@ -106,9 +170,49 @@ std::string shape_to_text(const std::vector<int64_t>& shape) {
   return text + "]";
 }
 
+Status for_each_slice(const PtFile& file, const PtTensor& tensor, const EachSlice& each) {
+  PtTensor slice{.storage_idx = tensor.storage_idx,
+                 .offset = tensor.offset,
+                 .shape = {tensor.shape.begin() + 1, tensor.shape.end()},
+                 .strides = {tensor.strides.begin() + 1, tensor.strides.end()}};
+  // Where slices lie one after the other each is read by itself; else, as in a transposed tensor,
+  // all that they lie in is kept.
+  const bool apart = tensor.strides[0] >= extent_of(slice);
+  std::vector<std::byte> buffer;
+  if (!apart) {
+    if (Status read = read_extent(file, tensor, buffer); !read.ok()) return read;
+  }
+  for (int64_t i = 0; i < tensor.shape[0]; ++i) {
+    slice.offset = apart ? tensor.offset + i * tensor.strides[0] : i * tensor.strides[0];
+    if (apart) {
+      if (Status read = read_extent(file, slice, buffer); !read.ok()) return read;
+      slice.offset = 0;
+    }
+    Result<NumberArray> numbers = numbers_of(buffer, file.storage(tensor).dtype, slice);
+    if (!numbers.ok()) return numbers.error();
+    if (Status done = each(*numbers); !done.ok()) return done;
+  }
+  return ok_status();
+}
+
 Result<NumberArray> numbers_of(const PtFile& file, const PtTensor& tensor) {
   const PtStorage& storage = file.storage(tensor);
-  return numbers_of(storage.bytes, storage.dtype, tensor);
+  if (tensor.shape.empty()) {
+    std::vector<std::byte> buffer;
+    if (Status read = read_extent(file, tensor, buffer); !read.ok()) return read.error();
+    PtTensor scalar = tensor;
+    scalar.offset = 0;
+    return numbers_of(buffer, storage.dtype, scalar);
+  }
+  NumberArray array{tensor.shape, {}};
+  array.values.reserve(num_elements(tensor));
+  const Status read = for_each_slice(file, tensor, [&](const NumberArray& slice) {
+    array.values.insert(array.values.end(), slice.values.begin(), slice.values.end());
+    array.rounded |= slice.rounded;
+    return ok_status();
+  });
+  if (!read.ok()) return read.error();
+  return array;
 }
 
 Result<NumberArray> numbers_of(std::span<const std::byte> bytes,
@@ -137,11 +241,11 @@ Result<NumberArray> numbers_of(std::span<const std::byte> bytes,
     case PtDtype::kF64:
       return convert<double>(view, bytes.data());
     case PtDtype::kF16:
+      return convert_half<Half>(view, bytes.data(), dtype_name(dtype));
     case PtDtype::kBf16:
-      break;
+      return convert_half<Bfloat>(view, bytes.data(), dtype_name(dtype));
   }
-  return unsupported("is of type " + std::string(dtype_name(dtype)) +
-                     "; counts and ids are integers, float32 or float64");
+  return unsupported("is of type " + std::string(dtype_name(dtype)));
 }
 
 Result<NumberArray> numbers_of(const json& nested_lists) {

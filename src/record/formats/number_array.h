@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <nlohmann/json_fwd.hpp>
 #include <span>
 #include <string>
@@ -21,8 +22,13 @@ struct NumberArray {
 
 std::string shape_to_text(const std::vector<int64_t>& shape);  // "[64, 6, 64]"
 
-// Fail on what is no number, not finite or beyond 2^53, and on nested lists of unequal lengths.
+// Fail on what is no number, not finite or beyond 2^53, and on nested lists of unequal lengths; on
+// float16 and bfloat16 that are not all whole and below 2048 or 256, from where on the type leaves
+// whole numbers out. A tensor is read from its file row by row.
 Result<NumberArray> numbers_of(const PtFile& file, const PtTensor& tensor);
+// Calls `each` with tensor[0], tensor[1], ... until it fails.
+using EachSlice = std::function<Status(NumberArray&)>;
+Status for_each_slice(const PtFile& file, const PtTensor& tensor, const EachSlice& each);
 // `view` must lie within the bytes.
 Result<NumberArray> numbers_of(std::span<const std::byte> bytes,
                                PtDtype dtype,

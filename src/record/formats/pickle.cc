@@ -437,6 +437,8 @@ Status Decoder::rebuild_tensor(const std::vector<PickleId>& arguments) {
   const int64_t available = pickle_.storages[storage->idx].num_elements;
   PtTensor tensor{static_cast<int>(storage->idx), *offset, {}, {}};
   const int64_t max_elements = std::max(available, kMaxExpandedElements);
+  const bool is_empty =
+      std::ranges::any_of(*shape, [&](PickleId s) { return value(s).as_int() == 0; });
   int64_t num_elements = 1;
   int64_t last = *offset;  // the element furthest into the storage
   bool fits = *offset <= available;
@@ -445,11 +447,11 @@ Status Decoder::rebuild_tensor(const std::vector<PickleId>& arguments) {
     const int64_t stride = value((*strides)[d]).as_int().value_or(-1);
     if (size < 0 || stride < 0) return corrupt("rebuilds a tensor of a negative size or stride");
     fits = fits && size <= max_elements && (size == 0 || num_elements <= max_elements / size) &&
-           (size <= 1 || stride <= available / (size - 1));
+           (is_empty || size <= 1 || stride <= available / (size - 1));
     if (!fits) break;
     num_elements *= size;
     if (size > 1) last += stride * (size - 1);
-    fits = last <= available;
+    fits = is_empty || last <= available;
     tensor.shape.push_back(size);
     tensor.strides.push_back(size > 1 ? stride : 0);
   }

@@ -6,6 +6,7 @@
 #include <map>
 #include <string_view>
 
+#include "record/formats/file_io.h"
 #include "record/formats/zip.h"
 
 namespace plimsoll {
@@ -29,34 +30,32 @@ Error too_short(const PtStorage& storage, size_t available) {
                       std::to_string(available) + " bytes are there");
 }
 
-Result<PtFile> parse_zip(std::span<const std::byte> file) {
-  const Result<ZipReader> zip = ZipReader::open(file);
-  if (!zip.ok()) return zip.error();
+Result<PtFile> parse_zip(ZipReader zip) {
   const auto has = [&](const std::string& name) {
-    return std::ranges::find(zip->names(), name) != zip->names().end();
+    return std::ranges::find(zip.names(), name) != zip.names().end();
   };
   // All entries lie in one folder, named after the file.
-  const std::string first = zip->names().empty() ? "" : zip->names().front();
-  const std::string folder = first.substr(0, first.find('/'));
-  if (has(folder + "/byteorder")) {
-    const auto order = zip->read(folder + "/byteorder");
+  const std::string first = zip.names().empty() ? "" : zip.names().front();
+  PtFile pt;
+  pt.folder = first.substr(0, first.find('/'));
+  pt.file_size = zip.file_size();
+  if (has(pt.folder + "/byteorder")) {
+    const auto order = zip.read(pt.folder + "/byteorder");
     if (!order.ok()) return order.error();
     if (!starts_with(*order, "little")) return unsupported("it was saved on a big-endian machine");
   }
-  auto pickle_bytes = zip->read(folder + "/data.pkl");
+  auto pickle_bytes = zip.read(pt.folder + "/data.pkl");
   if (!pickle_bytes.ok()) return pickle_bytes.error();
   Result<Pickle> pickle = decode_pickle(*pickle_bytes);
   if (!pickle.ok()) return pickle.error();
-
-  PtFile pt;
   pt.pickle_bytes = std::move(*pickle_bytes);
   pt.pickle = std::move(*pickle);
-  for (PtStorage& storage : pt.pickle.storages) {
-    auto bytes = zip->read(folder + "/data/" + storage.key);
-    if (!bytes.ok()) return bytes.error();
-    if (storage_bytes(storage, bytes->size()) < 0) return too_short(storage, bytes->size());
-    storage.bytes = std::move(*bytes);
+  for (const PtStorage& storage : pt.pickle.storages) {
+    const Result<size_t> size = zip.size_of(pt.folder + "/data/" + storage.key);
+    if (!size.ok()) return size.error();
+    if (storage_bytes(storage, *size) < 0) return too_short(storage, *size);
   }
+  pt.zip = std::make_unique<ZipReader>(std::move(zip));
   return pt;
 }
 
@@ -111,18 +110,42 @@ Result<PtFile> parse_legacy(std::span<const std::byte> file) {
   return pt;
 }
 
+constexpr std::string_view kZipMagic = "PK\x03\x04";
+
+Error no_pt_file() {
+  return corrupt_file(
+      "it is no .pt file: it starts neither as a zip archive nor as a pickle of torch.save");
+}
+
 }  // namespace
 
 Result<PtFile> parse_pt(std::span<const std::byte> file) {
-  const bool legacy = starts_with(file, kLegacyMagic);
-  if (!legacy && !starts_with(file, "PK\x03\x04")) {
-    return corrupt_file(
-        "it is no .pt file: it starts neither as a zip archive nor as a pickle of "
-        "torch.save");
+  if (starts_with(file, kLegacyMagic)) {
+    Result<PtFile> pt = parse_legacy(file);
+    if (pt.ok()) pt->file_size = file.size();
+    return pt;
   }
-  Result<PtFile> pt = legacy ? parse_legacy(file) : parse_zip(file);
-  if (pt.ok()) pt->file_size = file.size();
-  return pt;
+  if (!starts_with(file, kZipMagic)) return no_pt_file();
+  Result<ZipReader> zip = ZipReader::open(file);
+  return zip.ok() ? parse_zip(std::move(*zip)) : zip.error();
+}
+
+Result<PtFile> open_pt(const std::string& path) {
+  const auto start = read_start(path, kLegacyMagic.size());
+  if (!start.ok()) return start.error();
+  if (starts_with(*start, kLegacyMagic)) {
+    const auto bytes = read_file(path);
+    return bytes.ok() ? parse_pt(*bytes) : bytes.error();  // keeps nothing of a legacy file's bytes
+  }
+  if (!starts_with(*start, kZipMagic)) return no_pt_file();
+  Result<ZipReader> zip = ZipReader::open_file(path);
+  return zip.ok() ? parse_zip(std::move(*zip)) : zip.error();
+}
+
+Status PtFile::read(const PtStorage& storage, size_t begin, std::span<std::byte> bytes) const {
+  if (zip) return zip->read_part(folder + "/data/" + storage.key, begin, bytes);
+  std::copy_n(storage.bytes.begin() + static_cast<ptrdiff_t>(begin), bytes.size(), bytes.begin());
+  return ok_status();
 }
 
 }  // namespace plimsoll

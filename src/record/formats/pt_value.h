@@ -37,7 +37,7 @@ struct PtStorage {
   PtDtype dtype = PtDtype::kF32;
   std::string key;
   int64_t num_elements = 0;
-  std::vector<std::byte> bytes;  // filled in by the reader of the file around the pickle
+  std::vector<std::byte> bytes;  // of a legacy file; else they stay in the archive (PtFile::read)
 };
 
 // A view of a storage. Every element lies within it.

@@ -2,6 +2,9 @@
 
 #include <zip.h>
 
+#include <algorithm>
+#include <filesystem>
+
 namespace plimsoll {
 namespace {
 
@@ -13,14 +16,17 @@ std::string message(zip_error_t* error) {
   return text;
 }
 
-struct CloseEntry {
-  void operator()(zip_file_t* file) const { zip_fclose(file); }
-};
+Error damaged(const std::string& name) {
+  return corrupt_file("its zip entry " + name + " is damaged");
+}
 
 }  // namespace
 
 void ZipReader::Close::operator()(zip* archive) const {
   zip_discard(archive);
+}
+void ZipReader::Close::operator()(zip_file* entry) const {
+  zip_fclose(entry);
 }
 
 Result<ZipReader> ZipReader::open(std::span<const std::byte> bytes) {
@@ -32,8 +38,27 @@ Result<ZipReader> ZipReader::open(std::span<const std::byte> bytes) {
     zip_source_free(source);
     return corrupt_file("it is not a whole zip archive: " + message(&error));
   }
+  return of(archive, bytes.size());
+}
+
+Result<ZipReader> ZipReader::open_file(const std::string& path) {
+  std::error_code failed;
+  const uintmax_t size = std::filesystem::file_size(path, failed);
+  if (failed) return io_error("cannot open " + path + ": " + failed.message());
+  int code = 0;
+  zip_t* archive = zip_open(path.c_str(), ZIP_RDONLY, &code);
+  if (!archive) {
+    zip_error_t error;
+    zip_error_init_with_code(&error, code);
+    return corrupt_file("it is not a whole zip archive: " + message(&error));
+  }
+  return of(archive, size);
+}
+
+Result<ZipReader> ZipReader::of(zip* archive, size_t file_size) {
   ZipReader reader;
   reader.archive_.reset(archive);
+  reader.file_size_ = file_size;
   uint64_t total = 0;
   for (zip_int64_t i = 0; i < zip_get_num_entries(archive, 0); ++i) {
     zip_stat_t entry;
@@ -48,7 +73,7 @@ Result<ZipReader> ZipReader::open(std::span<const std::byte> bytes) {
           "its zip entries are compressed or encrypted, which torch.save never "
           "does; load it with torch and save it again");
     }
-    if (entry.size > bytes.size() - total) {
+    if (entry.size > file_size - total) {
       return corrupt_file("its zip entries claim more bytes than the file has");
     }
     total += entry.size;
@@ -57,22 +82,60 @@ Result<ZipReader> ZipReader::open(std::span<const std::byte> bytes) {
   return reader;
 }
 
-Result<std::vector<std::byte>> ZipReader::read(const std::string& name) const {
+Result<size_t> ZipReader::size_of(const std::string& name) const {
   zip_stat_t entry;
   zip_stat_init(&entry);
   if (zip_stat(archive_.get(), name.c_str(), 0, &entry) != 0) {
     return corrupt_file("its zip archive lacks the entry " + name);
   }
-  const std::unique_ptr<zip_file_t, CloseEntry> file(
-      zip_fopen_index(archive_.get(), entry.index, 0));
-  std::vector<std::byte> bytes(entry.size);
+  return size_t{entry.size};
+}
+
+Result<std::vector<std::byte>> ZipReader::read(const std::string& name) const {
+  const Result<size_t> size = size_of(name);
+  if (!size.ok()) return size.error();
+  const std::unique_ptr<zip_file_t, Close> file(zip_fopen(archive_.get(), name.c_str(), 0));
+  std::vector<std::byte> bytes(*size);
   // One byte past the end makes libzip compare the checksum.
   std::byte past_end;
   if (!file || zip_fread(file.get(), bytes.data(), bytes.size()) != std::ssize(bytes) ||
       zip_fread(file.get(), &past_end, 1) != 0) {
-    return corrupt_file("its zip entry " + name + " is damaged");
+    return damaged(name);
   }
   return bytes;
+}
+
+Status ZipReader::skip(size_t num_bytes) {
+  std::byte skipped[1 << 14];
+  while (num_bytes > 0) {
+    const size_t size = std::min(num_bytes, sizeof(skipped));
+    if (zip_fread(open_entry_.get(), skipped, size) != static_cast<zip_int64_t>(size)) {
+      return damaged(open_name_);
+    }
+    position_ += size;
+    num_bytes -= size;
+  }
+  return ok_status();
+}
+
+Status ZipReader::read_part(const std::string& name, size_t begin, std::span<std::byte> part) {
+  const Result<size_t> size = size_of(name);
+  if (!size.ok()) return size.error();
+  if (begin > *size || part.size() > *size - begin) return damaged(name);
+  if (!open_entry_ || open_name_ != name || begin < position_) {
+    open_entry_.reset(zip_fopen(archive_.get(), name.c_str(), 0));
+    open_name_ = name;
+    position_ = 0;
+    if (!open_entry_) return damaged(name);
+  }
+  if (Status skipped = skip(begin - position_); !skipped.ok()) return skipped;
+  if (zip_fread(open_entry_.get(), part.data(), part.size()) != std::ssize(part)) {
+    return damaged(name);
+  }
+  position_ += part.size();
+  std::byte past_end;
+  if (position_ == *size && zip_fread(open_entry_.get(), &past_end, 1) != 0) return damaged(name);
+  return ok_status();
 }
 
 Result<std::vector<std::byte>> make_zip(std::span<const ZipEntry> entries) {
