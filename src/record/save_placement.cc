@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <numeric>
 
@@ -49,6 +50,10 @@ Result<std::string> format_of(const std::string& path, const std::string& asked)
                                         {".yml", "tensorrt-llm"},
                                         {".npy", "npy"}};
   std::string fitting;
+  if (!asked.empty() && std::ranges::count(placement_formats(), asked) == 0) {
+    return invalid_argument("there is no placement format " + asked +
+                            "; choose sglang, vllm, vllm-ascend, tensorrt-llm or npy");
+  }
   for (const auto& [ending, formats] : kEndings) {
     const std::string words = " " + std::string(formats) + " ";
     if (path.ends_with(ending) && asked.empty()) return words.substr(1, words.find(' ', 1) - 1);

@@ -17,10 +17,9 @@ std::vector<Option> placement_options() {
        .value_name = "P",
        .commands = kServing,
        .field = [](Settings& s) -> Field { return &s.engine.init_expert_location; },
-       .help =
-           "trivial; or a placement or recorded load, from which one is planned, in a file of "
-           "any format that is read (docs/files.md), a pattern of such files in quotes, or JSON "
-           "itself with physical_to_logical_map or logical_count."},
+       .help = "trivial; or a placement or recorded load, from which one is planned, in a file of "
+               "any format that plan reads, a pattern of such files in quotes, or JSON "
+               "itself with physical_to_logical_map or logical_count."},
       {.name = "ep-num-redundant-experts",
        .section = kPlacement,
        .value_name = "K",

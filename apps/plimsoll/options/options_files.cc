@@ -1,6 +1,5 @@
 // What commands read and write.
 #include "options/option_sections.h"
-#include "plimsoll/expert_location.h"
 
 namespace plimsoll {
 namespace {
@@ -70,7 +69,7 @@ std::vector<Option> input_options() {
        .field = [](Settings& s) -> Field { return &s.plan.load; },
        .help =
            "Recorded expert selection: a recorder's .pt file, JSON with logical_count or vLLM's "
-           "logical_expert_load, .npy, or a .u8 trace (docs/files.md). Several files of the modes "
+           "logical_expert_load, .npy, or a .u8 trace. Several files of the modes "
            "per_pass and per_token are those of the ranks of one recording; of others the steps "
            "follow each other. A pattern in quotes must match one recording.",
        .takes_many = true},
@@ -165,8 +164,9 @@ std::vector<Option> output_options() {
        .value_name = "F",
        .commands = kPlan,
        .field = [](Settings& s) -> Field { return &s.plan.format; },
-       .choices = {placement_formats().begin(), placement_formats().end()},
-       .help = "Whose format --out is in, where .json could be several's (docs/files.md)."},
+       .help =
+           "Whose format --out is in, where .json could be several's: sglang, vllm, vllm-ascend, "
+           "tensorrt-llm or npy."},
       {.name = "out-dir",
        .section = kOutput,
        .value_name = "DIR",
