@@ -70,7 +70,7 @@ class Certifier {
     c.hottest_load = load[c.hottest_expert];
     c.hottest_copies = replicas.count(c.hottest_expert);
     c.copies_beside_twin =
-        placement.num_physical_experts - static_cast<int32_t>(replicas.rank.size());
+        num_active_ * placement_.slots_per_rank() - static_cast<int32_t>(replicas.rank.size());
     return c;
   }
 
