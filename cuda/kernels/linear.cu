@@ -56,8 +56,9 @@ LinearArguments arguments_of(const LinearWeight& w, const Operand& x, const Line
   LinearArguments p{};
   p.weight_chunks = w.in / (w.type == WeightType::kE4m3 ? 128 : 64);
   p.chunks = p.weight_chunks * (x.type == OperandType::kThreeBfloat16 ? 3 : 1);
-  p.splits = linear_splits(w);
-  p.chunks_per_split = (p.chunks + p.splits - 1) / p.splits;
+  const int splits = linear_splits(w);
+  p.chunks_per_split = (p.chunks + splits - 1) / splits;
+  p.splits = (p.chunks + p.chunks_per_split - 1) / p.chunks_per_split;  // none is empty
   p.rows_per_group = w.out / w.groups;
   p.columns_per_group = w.in;
   p.out = w.out;
@@ -86,9 +87,11 @@ cudaError_t launch(const LinearWeight& w,
   if (error != cudaSuccess) return error;
   LinearArguments p = arguments_of(w, x, y);
   const unsigned blocks_of_a_tile = kInTurn ? 1 : p.splits;
-  cudaLaunchAttribute cluster{};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim = {blocks_of_a_tile, 1, 1};
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeClusterDimension;
+  attributes[0].val.clusterDim = {blocks_of_a_tile, 1, 1};
+  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[1].val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
   config.gridDim =
       dim3(blocks_of_a_tile, (w.out + T::kRows - 1) / T::kRows, (x.rows + kTokens - 1) / kTokens);
@@ -99,8 +102,8 @@ cudaError_t launch(const LinearWeight& w,
   p.stages = few ? T::kFewStages : T::kMostStages;
   config.dynamicSmemBytes = T::shared_bytes(p.stages);
   config.stream = stream;
-  config.attrs = &cluster;
-  config.numAttrs = 1;
+  config.attrs = attributes;
+  config.numAttrs = 2;
   return cudaLaunchKernelEx(&config, kernel, maps.weight, maps.tokens, p);
 }
 
@@ -112,10 +115,12 @@ cudaError_t launch_for(const LinearWeight& w,
                        const LinearOutput& y,
                        cudaStream_t stream) {
   if (x.rows <= 16) return launch<kProduct, 1, 16, false>(w, x, y, stream);
-  if (x.rows <= 64) return launch<kProduct, 1, 64, false>(w, x, y, stream);
   const int splits = linear_splits(w);
-  const int64_t tiles = int64_t{(w.out + 127) / 128} * ((x.rows + 127) / 128);
-  const bool in_turn = splits > 1 && tiles * splits > 2 * kFullMachine;
+  const int64_t wide_tiles = int64_t{(w.out + 127) / 128} * ((x.rows + 127) / 128);
+  // Wide tiles take a multiprocessor each, and eight neighbours are hard to find for a cluster.
+  const bool crowded = splits > 2 && wide_tiles * splits <= 2 * kFullMachine;
+  if (x.rows <= 64 || crowded) return launch<kProduct, 1, 64, false>(w, x, y, stream);
+  const bool in_turn = splits > 1 && wide_tiles * splits > 2 * kFullMachine;
   return in_turn ? launch<kProduct, 2, 128, true>(w, x, y, stream)
                  : launch<kProduct, 2, 128, false>(w, x, y, stream);
 }

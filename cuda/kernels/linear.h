@@ -40,7 +40,9 @@ int linear_splits(const LinearWeight& weight);
 
 // x: in · groups columns, made for this weight's type (OperandType); quantised activations are
 // scaled every 128 channels, as in the official code. cudaErrorInvalidValue for sizes or types that
-// do not fit. Nothing waits, nothing is allocated: it can be captured.
+// do not fit. Nothing waits, nothing is allocated: it can be captured. Where the kernel before it
+// on the stream gives leave (programmatic dependent launch), weights are read while that one runs:
+// work on the stream may not have just written them.
 cudaError_t linear(const LinearWeight& weight,
                    const Operand& x,
                    const LinearOutput& y,

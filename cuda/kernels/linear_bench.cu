@@ -140,6 +140,7 @@ int main_of_bench() {
     good &= check(type, 1024, 4096, 1, tolerance);
     good &= check(type, 512, 4096, 1, tolerance);
     good &= check(type, 200, 384, 1, tolerance);
+    good &= check(type, 512, 4224, 1, tolerance);  // 33 chunks: seven splits of eight hold some
     good &= check(type, 1024, 256, 4, tolerance);
     good &= check(type, 4096, 8192, 1, tolerance);
   }

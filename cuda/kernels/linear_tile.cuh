@@ -163,6 +163,7 @@ __global__ void __launch_bounds__(Tile<kProduct, kWarpgroups, kTokens>::kThreads
   const int begin = split * p.chunks_per_split;
   const int end = kInTurn ? p.chunks : min(p.chunks, begin + p.chunks_per_split);
 
+  ptx::let_next_kernel_start();
   if (threadIdx.x == 0) {
     for (int s = 0; s < p.stages; ++s) {
       full[s].init(1);
@@ -182,16 +183,25 @@ __global__ void __launch_bounds__(Tile<kProduct, kWarpgroups, kTokens>::kThreads
     if constexpr (T::kWide) ptx::shrink_registers<40>();
     if (threadIdx.x == 128 * kWarpgroups) {
       const int first_column = first_row / p.rows_per_group * p.columns_per_group;
+      constexpr int kWeightColumns = kProduct == Product::kBfloat16 ? 64 : 128;
+      constexpr int kTokenColumns = kProduct == Product::kE4m3 ? 128 : 64;
+      const auto load_weight = [&](int c, int stage) {
+        full[stage].arrive_and_expect(T::kStageBytes + T::kScaleBytes);
+        ptx::load_box(&weight_map, stages + stage * T::kStageBytes, &full[stage],
+                      c % p.weight_chunks * kWeightColumns, first_row);
+      };
+      // Weights are there whatever the kernels before this one do; x is not.
+      const int ahead = min(end, begin + p.stages);
+      for (int c = begin; c < ahead; ++c) load_weight(c, c - begin);
+      ptx::wait_for_previous_kernels();
       Ring ring{p.stages};
       for (int c = begin; c < end; ++c, ring.next()) {
         const int stage = ring.stage;
-        empty[stage].wait(ring.parity ^ 1);
-        full[stage].arrive_and_expect(T::kStageBytes + T::kScaleBytes);
+        if (c >= ahead) {
+          empty[stage].wait(ring.parity ^ 1);
+          load_weight(c, stage);
+        }
         uint8_t* to = stages + stage * T::kStageBytes;
-        constexpr int kWeightColumns = kProduct == Product::kBfloat16 ? 64 : 128;
-        constexpr int kTokenColumns = kProduct == Product::kE4m3 ? 128 : 64;
-        ptx::load_box(&weight_map, to, &full[stage], c % p.weight_chunks * kWeightColumns,
-                      first_row);
         const int column = first_column + c * kWeightColumns;
         for (int i = 0; i < kWeightColumns / kTokenColumns; ++i) {
           ptx::load_box(&token_map, to + T::kWeightBytes + i * kTokens * kStageRow, &full[stage],

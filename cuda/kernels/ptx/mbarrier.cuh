@@ -92,6 +92,16 @@ __device__ inline float4 load_remote(const float4* pointer, uint32_t rank) {
   return v;
 }
 
+// Programmatic dependent launch: lets the next kernel of the stream start while this one runs,
+// where it was launched so. It may read and write nothing that this one and those before it touch
+// until it has waited, which is until all of them are done and their writes are seen.
+__device__ inline void let_next_kernel_start() {
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+__device__ inline void wait_for_previous_kernels() {
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+
 // Gives registers of this warpgroup back to the multiprocessor, or takes more: the count a thread
 // has from here on, a multiple of 8. The kernel needs __launch_bounds__(threads, 1).
 template <int kCount>
