@@ -13,7 +13,7 @@
 // copies at least (see docs/just-in-time.md).
 //
 //   set-up, per layer:     make_jit_tables, JitWorkspace, JitPlan
-//   per batch and layer:   jit_route (once per process), assign(jit.tables...) (once per source)
+//   per batch and layer:   jit_route (once per process), assign by tables_in_use (once per source)
 #pragma once
 
 #include <cstdint>
@@ -26,30 +26,6 @@
 #include "plimsoll/route.h"
 
 namespace plimsoll {
-
-// What a layer's batch takes, to weigh copies against what they save (`bench` measures it). A rank
-// takes ns_per_token for every unit of load and ns_per_expert for every copy that it got; copies
-// come into a rank, and leave one, one after the other, and ns_hidden of that passes while tokens
-// are dispatched in any case.
-struct JitCost {
-  int64_t ns_per_token = 0;
-  int64_t ns_per_expert = 0;
-  int64_t ns_per_copy = 0;         // bytes of an expert over the speed of a link in a domain
-  int64_t ns_per_copy_across = 0;  // and of one between domains
-  int64_t ns_hidden = 0;
-};
-
-struct JitOptions {
-  int slots_per_rank = 2;       // spare slots of every rank, the same for all layers; 0: no copies
-  CostRatio tolerance{1, 100};  // how far above level the fullest rank may stay: num / den
-  int32_t min_tokens = 1;       // a copy that would serve fewer tokens is not made
-  // Ranks [i * n, (i + 1) * n) share fast links: among copies that do as much, those within such a
-  // domain are taken. 0: all ranks share them.
-  int ranks_per_domain = 0;
-  // With ns_per_token above 0: the target is the one with the least predicted time, at or above the
-  // tolerance; where copies cost more than they save none are made.
-  JitCost cost;
-};
 
 // One expert copied for one layer of one batch.
 struct JitCopy {
@@ -80,13 +56,13 @@ struct JitTables {
   }
 };
 
-// Fails as make_route_tables does; on options that cannot be; and on routing that just-in-time
-// copies do not know: other dispatch algorithms than exact, other objectives than tokens, a
-// waterfilled shared expert that costs other than a routed one.
+// Without spare slots (options.jit.slots_per_rank 0) everything below is route(). Fails as
+// make_route_tables does; on options that cannot be; and, with spare slots, on routing that
+// just-in-time copies do not know: other dispatch algorithms than exact, other objectives than
+// tokens, a waterfilled shared expert that costs other than a routed one.
 Result<JitTables> make_jit_tables(const Placement& placement,
                                   int layer_idx,
-                                  const RouteOptions& route,
-                                  const JitOptions& options);
+                                  const RouteOptions& options);
 
 // The answer and what bounds it. Loads are in the units of RoutePlan.
 struct JitPlan {
@@ -127,6 +103,11 @@ struct JitWorkspace {
   std::vector<int64_t> in_ns, out_ns;  // [num_ranks], copies that come and go
   std::vector<JitCopy> copies, other_copies;
 };
+
+// The tables of the plan that jit_route made last: what assign() deals it out by.
+const RouteTables& tables_in_use(const JitTables& tables,
+                                 const JitWorkspace& workspace,
+                                 const JitPlan& plan);
 
 // counts, active_tokens: as for route(). Fails as route() does.
 Status jit_route(const JitTables& tables,

@@ -27,8 +27,7 @@ struct ReplayOptions {
   bool shuffle = false;  // tokens of the whole trace mixed, as in decoding; else in their order
   uint64_t seed = 0;     // of the shuffle
   int num_threads = 1;
-  std::optional<JitOptions> jit;    // copies just in time; exact routing only
-  std::optional<JitRule> jit_rule;  // by this rule instead, with the slots and tokens of `jit`
+  std::optional<JitRule> jit_rule;  // by this rule instead, instead of jit_route()
 };
 
 struct Quantiles {

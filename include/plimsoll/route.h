@@ -38,6 +38,9 @@ struct CostRatio {
   int32_t den = 1;
 };
 
+// A decimal of 0 or more as such a ratio, in millionths.
+CostRatio to_ratio(double value);
+
 // What the fullest rank is the fullest of (`--route-objective`), with kExact.
 enum class RouteObjective {
   kTokens,   // (token, expert) pairs: what bounds prefill
@@ -60,6 +63,30 @@ enum class WaterfillRule {
   kSglangGlobal,
 };
 
+// What a layer's batch takes, to weigh copies against what they save (`bench` measures it). A rank
+// takes ns_per_token for every unit of load and ns_per_expert for every copy that it got; copies
+// come into a rank, and leave one, one after the other, and ns_hidden of that passes while tokens
+// are dispatched in any case.
+struct JitCost {
+  int64_t ns_per_token = 0;
+  int64_t ns_per_expert = 0;
+  int64_t ns_per_copy = 0;         // bytes of an expert over the speed of a link in a domain
+  int64_t ns_per_copy_across = 0;  // and of one between domains
+  int64_t ns_hidden = 0;
+};
+
+struct JitOptions {
+  int slots_per_rank = 0;       // spare slots of every rank, the same for all layers; 0: no copies
+  CostRatio tolerance{1, 100};  // how far above level the fullest rank may stay: num / den
+  int32_t min_tokens = 1;       // a copy that would serve fewer tokens is not made
+  // Ranks [i * n, (i + 1) * n) share fast links: among copies that do as much, those within such a
+  // domain are taken. 0: all ranks share them.
+  int ranks_per_domain = 0;
+  // With ns_per_token above 0: the target is the one with the least predicted time, at or above the
+  // tolerance; where copies cost more than they save none are made.
+  JitCost cost;
+};
+
 struct RouteOptions {
   DispatchAlgorithm algorithm = DispatchAlgorithm::kExact;
   bool waterfill = false;  // the shared expert may run on any rank; else at home
@@ -74,6 +101,7 @@ struct RouteOptions {
   // rank a quarter faster than the other. 0: the rank is masked out; it holds nothing and has no
   // tokens. Empty: all are alike.
   std::vector<int32_t> rank_cost;
+  JitOptions jit;  // of jit_route() (just_in_time.h); route() makes no copies
 };
 
 // How free units, which may go to any copy of their expert, level the ranks: see

@@ -83,10 +83,10 @@ std::string describe(const Trial& trial) {
   return "ep " + std::to_string(o.ep_size) + ", redundant " +
          std::to_string(o.ep_num_redundant_experts) + ", backend " + o.moe_a2a_backend + ", mode " +
          o.deepep_mode + ", dispatch " + o.ep_dispatch_algorithm + ", waterfill " +
-         std::to_string(o.enable_waterfill) + ", chunk " + std::to_string(o.chunked_prefill_size) +
-         ", together " + std::to_string(trial.together) + ", switching " +
-         std::to_string(trial.switch_placements) + ", location " +
-         o.init_expert_location.substr(0, 60);
+         std::to_string(o.enable_waterfill) + ", jit " + std::to_string(o.enable_jit_experts) +
+         ", chunk " + std::to_string(o.chunked_prefill_size) + ", together " +
+         std::to_string(trial.together) + ", switching " + std::to_string(trial.switch_placements) +
+         ", location " + o.init_expert_location.substr(0, 60);
 }
 
 // The answers of all prompts under one trial's options.
@@ -139,6 +139,10 @@ Trial random_trial(const std::string& model_dir, const ModelConfig& config, uint
   o.ep_dispatch_algorithm = pick(random, {"exact", "exact", "static", "dynamic"});
   o.enable_waterfill = o.moe_a2a_backend == "deepep" && o.ep_dispatch_algorithm == "exact" &&
                        pick(random, {true, false});
+  o.enable_jit_experts = o.moe_a2a_backend == "deepep" && o.ep_dispatch_algorithm == "exact" &&
+                         pick(random, {true, false});
+  o.jit_expert_slots = pick(random, {1, 2, 5});
+  o.jit_tolerance = pick(random, {0.0, 0.01});
   o.chunked_prefill_size = pick(random, {7, 64, 1000});
   if (pick(random, {true, false})) {
     o.init_expert_location =

@@ -63,6 +63,27 @@ Status check_backend(const EngineOptions& options) {
   return ok_status();
 }
 
+Result<JitOptions> jit_options(const EngineOptions& options) {
+  if (!options.enable_jit_experts) return JitOptions{};
+  if (options.mesh != nullptr) {
+    return unsupported(
+        "--enable-jit-experts needs all ranks in one process: experts are not copied between "
+        "processes within a layer yet; start it without mpirun, or drop the flag");
+  }
+  if (options.moe_a2a_backend == "none") {
+    return invalid_argument(
+        "--enable-jit-experts needs --moe-a2a-backend deepep: without an all-to-all tokens cannot "
+        "go where the copies are");
+  }
+  if (options.ep_dispatch_algorithm != "exact") {
+    return invalid_argument("--enable-jit-experts needs --ep-dispatch-algorithm exact, but it is " +
+                            quoted(options.ep_dispatch_algorithm) + "; drop one of the two");
+  }
+  return JitOptions{.slots_per_rank = options.jit_expert_slots,
+                    .tolerance = to_ratio(options.jit_tolerance),
+                    .min_tokens = options.jit_min_tokens};
+}
+
 // Prefill and decode apart: each role has its mode.
 Status check_role(const EngineOptions& options) {
   const std::string& role = options.disaggregation_mode;
@@ -237,15 +258,18 @@ Result<EngineSetup> check_options(const EngineOptions& options, const ModelConfi
   if (!algorithm.ok()) return algorithm.error();
   const Result<int> max_running = max_running_requests(options, *mode);
   if (!max_running.ok()) return max_running.error();
+  const Result<JitOptions> jit = jit_options(options);
+  if (!jit.ok()) return jit.error();
   Result<ChosenPlacement> chosen = choose_placement(options, config);
   if (!chosen.ok()) return chosen.error();
 
   EngineSetup setup;
-  setup.moe = {.backend = *backend,
-               .max_dispatch_tokens_per_rank = options.max_dispatch_tokens_per_rank,
-               .hidden_size = config.hidden_size,
-               .top_k = config.num_experts_per_tok,
-               .route = {.algorithm = *algorithm, .waterfill = options.enable_waterfill}};
+  setup.moe = {
+      .backend = *backend,
+      .max_dispatch_tokens_per_rank = options.max_dispatch_tokens_per_rank,
+      .hidden_size = config.hidden_size,
+      .top_k = config.num_experts_per_tok,
+      .route = {.algorithm = *algorithm, .waterfill = options.enable_waterfill, .jit = *jit}};
   setup.limits = {.num_ranks = options.ep_size,
                   .mode = *backend == A2aBackend::kNone ? DeepepMode::kNormal : *mode,
                   .max_running_requests = *max_running,

@@ -37,6 +37,10 @@ struct EngineOptions {
   int nnodes = 1;
   std::string ep_dispatch_algorithm = "exact";  // static, dynamic, exact
   bool enable_waterfill = false;
+  bool enable_jit_experts = false;
+  int jit_expert_slots = 2;     // spare slots of a rank
+  double jit_tolerance = 0.01;  // how far above level the fullest rank may stay
+  int jit_min_tokens = 1;       // that a copy must serve
 
   bool enable_eplb = false;
   int eplb_rebalance_num_iterations = 1000;

@@ -7,7 +7,7 @@ namespace plimsoll {
 Result<MoeLayout> make_moe_layout(const Placement& placement, const RouteOptions& options) {
   MoeLayout layout{.placement = placement};
   for (int layer_idx = 0; layer_idx < placement.num_layers; ++layer_idx) {
-    Result<RouteTables> tables = make_route_tables(placement, layer_idx, options);
+    Result<JitTables> tables = make_jit_tables(placement, layer_idx, options);
     if (!tables.ok()) return tables.error();
     layout.tables.push_back(std::move(*tables));
   }
@@ -27,7 +27,7 @@ Result<LayerLayout> make_layer_layout(const Placement& in_force,
                         in_force.num_physical_experts,
                         in_force.num_ranks,
                         {slots.begin(), slots.end()}};
-  Result<RouteTables> tables = make_route_tables(layer, 0, options);
+  Result<JitTables> tables = make_jit_tables(layer, 0, options);
   if (!tables.ok()) return tables.error();
   return LayerLayout{layer_idx, layer.physical_to_logical, std::move(*tables)};
 }

@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "plimsoll/just_in_time.h"
 #include "plimsoll/placement.h"
 #include "plimsoll/result.h"
 #include "plimsoll/route.h"
@@ -14,7 +15,7 @@ namespace plimsoll {
 
 struct MoeLayout {
   Placement placement;
-  std::vector<RouteTables> tables;  // [layer]
+  std::vector<JitTables> tables;  // [layer]
 };
 
 Result<MoeLayout> make_moe_layout(const Placement& placement, const RouteOptions& options);
@@ -23,7 +24,7 @@ Result<MoeLayout> make_moe_layout(const Placement& placement, const RouteOptions
 struct LayerLayout {
   int layer_idx = 0;
   std::vector<int32_t> slots;  // [num_physical_experts], logical expert of each
-  RouteTables tables;
+  JitTables tables;
 };
 
 // Fails where `slots` is no placement of the sizes of `in_force`. Reads sizes only, so that any

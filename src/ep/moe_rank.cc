@@ -16,8 +16,9 @@ MoeRank::MoeRank(Communicator& comm,
       compute_(std::move(compute)),
       num_columns_(options.top_k + (options.route.waterfill ? 1 : 0)),
       workspace_(layout.tables.front()),
-      route_(layout.tables.front()),
-      normal_(comm, layout.placement.slots_per_rank() + 1, options.backend == A2aBackend::kNone),
+      plan_(layout.tables.front()),
+      normal_(
+          comm, layout.tables.front().slots_per_rank() + 1, options.backend == A2aBackend::kNone),
       my_counts_(layout.placement.num_logical_experts + 1),
       all_counts_(my_counts_.size() * comm.num_ranks()),
       counts_(static_cast<size_t>(comm.num_ranks()) * layout.placement.num_logical_experts),
@@ -32,7 +33,7 @@ Status MoeRank::run(int layer_idx, StepMode mode, const MoeTokens& tokens, float
   }
   if (!low_latency_) {
     low_latency_ = std::make_unique<LowLatencyExchange>(
-        comm_, layout_.placement.slots_per_rank() + 1, options_.max_dispatch_tokens_per_rank,
+        comm_, layout_.tables.front().slots_per_rank() + 1, options_.max_dispatch_tokens_per_rank,
         options_.hidden_size);
   }
   return exchange(layer_idx, tokens, *low_latency_, out);
@@ -53,14 +54,15 @@ Status MoeRank::choose_targets(int layer_idx, const MoeTokens& tokens) {
     active_[r] = row[num_experts];
   }
 
-  const RouteTables& tables = layout_.tables[layer_idx];
-  if (Status status = route(tables, counts_, active_, workspace_, route_); !status.ok()) {
+  const JitTables& tables = layout_.tables[layer_idx];
+  if (Status status = jit_route(tables, counts_, active_, workspace_, plan_); !status.ok()) {
     return status;
   }
   physical_ids_.resize(num_choices);
   shared_ranks_.resize(tokens.num_tokens);
-  if (Status status = assign(tables, route_, comm_.rank(), {tokens.topk_ids, num_choices},
-                             options_.top_k, workspace_, physical_ids_, shared_ranks_);
+  if (Status status = assign(tables_in_use(tables, workspace_, plan_), plan_.route, comm_.rank(),
+                             {tokens.topk_ids, num_choices}, options_.top_k, workspace_.route,
+                             physical_ids_, shared_ranks_);
       !status.ok()) {
     return status;
   }
@@ -70,7 +72,7 @@ Status MoeRank::choose_targets(int layer_idx, const MoeTokens& tokens) {
 
 // Turns slots into ranks and their local slots, the columns of the exchange.
 void MoeRank::set_targets(const MoeTokens& tokens) {
-  const int slots_per_rank = layout_.placement.slots_per_rank();
+  const int slots_per_rank = layout_.tables.front().slots_per_rank();
   targets_.resize(static_cast<size_t>(tokens.num_tokens) * num_columns_);
   weights_.resize(targets_.size());
   for (int t = 0; t < tokens.num_tokens; ++t) {
@@ -114,17 +116,25 @@ Status MoeRank::exchange(int layer_idx, const MoeTokens& tokens, Exchange& excha
   return ok_status();
 }
 
+// The expert in one of this rank's slots: the placement's, or after those a copy just in time.
+// Ranks of one process read an expert where it lies, so a copy moves nothing.
+int MoeRank::expert_in(int layer_idx, int slot) const {
+  const JitTables& tables = layout_.tables[layer_idx];
+  const int standing = tables.standing_slots_per_rank;
+  if (slot < standing) return layout_.placement.layer(layer_idx)[comm_.rank() * standing + slot];
+  const int32_t wide = comm_.rank() * tables.slots_per_rank() + slot;
+  return std::ranges::find(plan_.copies, wide, &JitCopy::slot)->expert;
+}
+
 void MoeRank::compute_experts(int layer_idx) {
   const double start = thread_cpu_seconds();
   int64_t num_experts = 0;
-  const int slots_per_rank = layout_.placement.slots_per_rank();
-  const auto slots =
-      layout_.placement.layer(layer_idx).subspan(comm_.rank() * slots_per_rank, slots_per_rank);
+  const int slots_per_rank = layout_.tables.front().slots_per_rank();
   for (int s = 0; s <= slots_per_rank; ++s) {
     const auto rows = std::span<const ExpertRow>(work_.rows)
                           .subspan(work_.first[s], work_.first[s + 1] - work_.first[s]);
     if (rows.empty()) continue;
-    compute_(layer_idx, s < slots_per_rank ? slots[s] : kSharedExpert, rows);
+    compute_(layer_idx, s < slots_per_rank ? expert_in(layer_idx, s) : kSharedExpert, rows);
     ++num_experts;
   }
   const auto num_tokens = static_cast<int64_t>(work_.rows.size());

@@ -16,8 +16,8 @@
 #include "ep/exchange_normal.h"
 #include "ep/expert_times.h"
 #include "ep/moe_layout.h"
+#include "plimsoll/just_in_time.h"
 #include "plimsoll/result.h"
-#include "plimsoll/route.h"
 
 namespace plimsoll {
 
@@ -68,9 +68,9 @@ class MoeRank {
 
   // Of the last run: the whole group's routing, what this rank sent, and where its time went since
   // the last call of take_seconds().
-  const RoutePlan& last_route() const { return route_; }
+  const JitPlan& last_plan() const { return plan_; }
   // [num_logical_experts]: tokens of all ranks that chose each expert.
-  std::span<const int32_t> last_expert_counts() const { return workspace_.expert_total; }
+  std::span<const int32_t> last_expert_counts() const { return workspace_.route.expert_total; }
   const ExchangeTraffic& last_traffic() const { return traffic_; }
   MoeSeconds take_seconds() { return std::exchange(seconds_, {}); }
   // A sample for each run that had experts to compute, since the last call.
@@ -81,6 +81,7 @@ class MoeRank {
   void set_targets(const MoeTokens& tokens);
   template <typename Exchange>
   Status exchange(int layer_idx, const MoeTokens& tokens, Exchange& exchange, float* out);
+  int expert_in(int layer_idx, int slot) const;
   void compute_experts(int layer_idx);
   void compute_shared_at_home(int layer_idx, const MoeTokens& tokens);
   void sum_results(int num_tokens, float* out) const;
@@ -91,8 +92,8 @@ class MoeRank {
   ExpertCompute compute_;
   int num_columns_;  // top_k, and one more where the shared expert is routed
 
-  RouteWorkspace workspace_;
-  RoutePlan route_;
+  JitWorkspace workspace_;
+  JitPlan plan_;
   NormalExchange normal_;
   std::unique_ptr<LowLatencyExchange> low_latency_;
   ExpertWork work_;

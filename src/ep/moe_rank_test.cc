@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <random>
 #include <string>
@@ -72,9 +73,10 @@ struct Case {
   bool waterfill;
   A2aBackend backend;
   StepMode mode;
+  JitOptions jit = {};
 };
 
-// Runs a few steps of the case; returns the messages and checks every bit of every row.
+// Runs a few steps of the case and checks every bit of every row.
 void check(const Case& test) {
   SCOPED_TRACE("ranks " + std::to_string(test.num_ranks) + ", redundant " +
                std::to_string(test.num_redundant) + ", waterfill " +
@@ -87,10 +89,11 @@ void check(const Case& test) {
                            .max_dispatch_tokens_per_rank = 40,
                            .hidden_size = kHidden,
                            .top_k = kTopK,
-                           .route = {.waterfill = test.waterfill}};
+                           .route = {.waterfill = test.waterfill, .jit = test.jit}};
   const auto layout = make_moe_layout(*placement, options.route);
   ASSERT_TRUE(layout.ok()) << layout.error().message;
   ThreadGroup group(test.num_ranks);
+  std::atomic<int> num_copies = 0;
   std::vector<std::jthread> threads;
   for (int r = 0; r < test.num_ranks; ++r) {
     threads.emplace_back([&, r] {
@@ -105,12 +108,22 @@ void check(const Case& test) {
         const Status status = rank.run(0, test.mode, tokens, out.data());
         ASSERT_TRUE(status.ok()) << status.error().message;
         EXPECT_EQ(out, reference(batch));
-        const RoutePlan& route = rank.last_route();
+        const RoutePlan& route = rank.last_plan().route;
         EXPECT_EQ(*std::ranges::max_element(route.rank_load), route.max_load);
         EXPECT_GE(route.max_load, route.lower_bound);
+        EXPECT_LE(route.max_load, rank.last_plan().standing_max);
+        num_copies += static_cast<int>(rank.last_plan().copies.size());
       }
       ASSERT_TRUE(comm->all_gather({}, {}).ok());  // peers have read this rank's last results
     });
+  }
+  threads.clear();
+  if (test.jit.slots_per_rank == 0) {
+    EXPECT_EQ(num_copies, 0);
+  }
+  // With redundant experts the standing copies level these batches by themselves.
+  if (test.jit.slots_per_rank > 0 && test.num_ranks > 1 && test.num_redundant == 0) {
+    EXPECT_GT(num_copies, 0);
   }
 }
 
@@ -123,6 +136,10 @@ TEST(MoeRank, GivesTheSameBitsHoweverTheExpertsAreSpread) {
         }
       }
       check({num_ranks, num_redundant, false, A2aBackend::kNone, StepMode::kNormal});
+      for (StepMode mode : {StepMode::kNormal, StepMode::kLowLatency}) {
+        const JitOptions exactly_level{.slots_per_rank = 3, .tolerance = {0, 1}};
+        check({num_ranks, num_redundant, false, A2aBackend::kDeepep, mode, exactly_level});
+      }
     }
   }
 }

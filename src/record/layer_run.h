@@ -27,16 +27,7 @@ struct LayerSamples {
 
 // One way to route a layer, with its scratch.
 struct Router {
-  explicit Router(RouteTables t) : tables(std::move(t)), workspace(tables), plan(tables) {}
-
-  RouteTables tables;
-  RouteWorkspace workspace;
-  RoutePlan plan;
-};
-
-// The same with copies just in time.
-struct JitRouter {
-  explicit JitRouter(JitTables t) : tables(std::move(t)), workspace(tables), plan(tables) {}
+  explicit Router(JitTables t) : tables(std::move(t)), workspace(tables), plan(tables) {}
 
   JitTables tables;
   JitWorkspace workspace;
@@ -51,16 +42,16 @@ class LayerRun {
                                const RouteOptions& route,
                                const ReplayOptions& options);
 
-  int num_ranks() const { return best_.tables.num_ranks; }
-  int num_experts() const { return best_.tables.num_experts; }
-  const RouteOptions& route_options() const { return router_.tables.options; }
+  int num_ranks() const { return router_.tables.standing.num_ranks; }
+  int num_experts() const { return router_.tables.standing.num_experts; }
+  const RouteOptions& route_options() const { return router_.tables.standing.options; }
 
   // Routes the batch that stands in counts and active_tokens.
   Status route_batch();
   // What assign() needs to deal the batch out; null where a rule says no more than loads.
   const RouteTables* tables() const;
-  RouteWorkspace& workspace() { return jit_ ? jit_->workspace.route : router_.workspace; }
-  RoutePlan& plan() { return jit_ ? jit_->plan.route : router_.plan; }
+  RouteWorkspace& workspace() { return router_.workspace.route; }
+  RoutePlan& plan() { return router_.plan.route; }
   // Takes what the batch came to into the samples.
   void add_samples();
 
@@ -69,13 +60,12 @@ class LayerRun {
   LayerSamples samples;
 
  private:
-  LayerRun(RouteTables tables, RouteTables best_tables, const ReplayOptions& options);
+  LayerRun(JitTables tables, JitTables best_tables, std::optional<JitRule> rule);
   void apply_rule_to_batch();
 
-  ReplayOptions options_;
-  Router router_;                 // of the policy in question
-  Router best_;                   // exact, the shared experts free where they can be
-  std::optional<JitRouter> jit_;  // instead of router_
+  std::optional<JitRule> rule_;
+  Router router_;  // of the policy in question
+  Router best_;    // exact, the shared experts free where they can be
   int32_t num_rule_copies_ = 0;
 };
 

@@ -325,6 +325,7 @@ void Server::expert_balance(const HttpRequest& request, const std::shared_ptr<Ht
   answer["placement"] = loop_->setup().placement_source;
   answer["rebalancing"] = balance_.rebalancing();
   answer["waterfill"] = loop_->setup().moe.route.waterfill;
+  answer["jit_expert_slots"] = loop_->setup().moe.route.jit.slots_per_rank;
   answer["requests_running"] = metrics_.num_running();
   answer["requests_waiting"] = metrics_.num_waiting();
   send_json(*reply, answer);

@@ -60,38 +60,22 @@ RouteOptions route_of(const std::string& policy, const ReplaySettings& settings)
   return route;
 }
 
-Result<JitOptions> jit_of(const ReplaySettings& settings, int64_t expert_bytes) {
-  JitOptions jit;
-  jit.slots_per_rank = settings.jit_expert_slots;
-  constexpr int32_t kFine = 1000000;
-  jit.tolerance = {static_cast<int32_t>(std::lround(settings.jit_tolerance * kFine)), kFine};
-  jit.min_tokens = settings.jit_min_tokens;
+Result<JitOptions> jit_of(const Settings& all) {
+  const ReplaySettings& settings = all.replay;
+  JitOptions jit{.slots_per_rank = all.engine.jit_expert_slots,
+                 .tolerance = to_ratio(all.engine.jit_tolerance),
+                 .min_tokens = all.engine.jit_min_tokens};
   if (settings.jit_objective == "balance") return jit;
-  if (expert_bytes == 0) {
+  if (all.plan.expert_bytes == 0) {
     return invalid_argument(
         "--jit-objective time weighs copies by their size; give --expert-bytes (DeepSeek-V4-Flash "
         "in FP4: 13369344)");
   }
   jit.cost.ns_per_token = settings.ns_per_token;
   jit.cost.ns_per_expert = settings.ns_per_expert;
-  jit.cost.ns_per_copy = std::llround(static_cast<double>(expert_bytes) / settings.link_gbps);
+  jit.cost.ns_per_copy =
+      std::llround(static_cast<double>(all.plan.expert_bytes) / settings.link_gbps);
   return jit;
-}
-
-// Everything about a replay but the progress shown.
-Result<ReplayOptions> replay_options_of(const std::string& policy, const Settings& settings) {
-  const ReplaySettings& replay = settings.replay;
-  ReplayOptions options{
-      .batch_tokens = replay.batch_tokens,
-      .shuffle = replay.shuffle,
-      .num_threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))};
-  if (!copies_just_in_time(policy)) return options;
-  const auto jit = jit_of(replay, settings.plan.expert_bytes);
-  if (!jit) return jit.error();
-  options.jit = *jit;
-  if (policy == "ultraep") options.jit_rule = JitRule::kUltraEp;
-  if (policy == "moonep") options.jit_rule = JitRule::kMoonEp;
-  return options;
 }
 
 }  // namespace
@@ -116,16 +100,25 @@ Result<Replay> Traffic::replay(const std::string& label,
                                const Placement& placement,
                                const std::string& policy,
                                const Settings& settings) const {
-  const RouteOptions route = route_of(policy, settings.replay);
-  const auto options = replay_options_of(policy, settings);
-  if (!options) return options.error();
+  RouteOptions route = route_of(policy, settings.replay);
+  ReplayOptions options{
+      .batch_tokens = settings.replay.batch_tokens,
+      .shuffle = settings.replay.shuffle,
+      .num_threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()))};
+  if (policy == "ultraep") options.jit_rule = JitRule::kUltraEp;
+  if (policy == "moonep") options.jit_rule = JitRule::kMoonEp;
+  if (copies_just_in_time(policy)) {
+    const auto jit = jit_of(settings);
+    if (!jit) return jit.error();
+    route.jit = *jit;
+  }
   Progress progress(label);
   const auto show = [&](int64_t done, int64_t total) { progress.show(done, total); };
   if (const auto* trace = std::get_if<ExpertTrace>(&recorded)) {
-    return plimsoll::replay(*trace, placement, route, *options, show);
+    return plimsoll::replay(*trace, placement, route, options, show);
   }
   const auto& [history, top_k] = std::get<RecordedCounts>(recorded);
-  return plimsoll::replay(history, top_k, placement, route, *options, show);
+  return plimsoll::replay(history, top_k, placement, route, options, show);
 }
 
 Result<Traffic> load_traffic(const Settings& settings) {

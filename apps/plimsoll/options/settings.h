@@ -79,9 +79,6 @@ struct ReplaySettings {
   std::string objective = "tokens";
   int ns_per_expert = 0;  // of the objective time
   int ns_per_token = 1;
-  int jit_expert_slots = 2;
-  double jit_tolerance = 0.01;
-  int jit_min_tokens = 1;
   std::string jit_objective = "balance";
   double link_gbps = 450;
   std::string format = "text";

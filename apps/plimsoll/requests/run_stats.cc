@@ -30,6 +30,7 @@ Distribution distribution_of(std::vector<double> values) {
 }
 
 void BalanceStats::add(const StepBalance& step) {
+  num_jit_copies += step.num_jit_copies;
   for (const LayerBalance& layer : busy_layers(step)) {
     if (std::ranges::max(layer.routed) > 0) routed.push_back(layer.routed_ratio());
     total.push_back(layer.total_ratio());
@@ -55,7 +56,8 @@ Json to_json(const BalanceStats& balance) {
   return {{"max_over_mean", to_json(distribution_of(balance.total))},
           {"max_over_mean_routed", to_json(distribution_of(balance.routed))},
           {"max_over_mean_bound", to_json(distribution_of(balance.bound))},
-          {"layer_steps", balance.total.size()}};
+          {"layer_steps", balance.total.size()},
+          {"jit_copies", balance.num_jit_copies}};
 }
 
 Json to_json(const ExpertTimes& times) {

@@ -22,6 +22,7 @@ struct BalanceStats {
   std::vector<double> routed;  // without the shared expert
   std::vector<double> total;   // with it
   std::vector<double> bound;   // the least that `total` could have been
+  int64_t num_jit_copies = 0;  // experts copied just in time
 
   void add(const StepBalance& step);
 };

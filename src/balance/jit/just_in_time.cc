@@ -10,17 +10,8 @@
 namespace plimsoll {
 namespace {
 
-Status validate(const RouteOptions& route, const JitOptions& jit) {
-  if (route.algorithm != DispatchAlgorithm::kExact || route.objective != RouteObjective::kTokens) {
-    return invalid_argument(
-        "copies just in time go with exact dispatch and the tokens objective; found another");
-  }
-  if (route.waterfill && !shared_is_item(route) && route.num_shared_experts > 0) {
-    return invalid_argument(
-        "copies just in time know a waterfilled shared expert by the level rule and at the cost of "
-        "a "
-        "routed one; leave waterfill out, or its other options");
-  }
+Status validate(const RouteOptions& route) {
+  const JitOptions& jit = route.jit;
   const JitCost& cost = jit.cost;
   if (std::min({cost.ns_per_token, cost.ns_per_expert, cost.ns_per_copy, cost.ns_per_copy_across,
                 cost.ns_hidden}) < 0) {
@@ -34,6 +25,17 @@ Status validate(const RouteOptions& route, const JitOptions& jit) {
                             std::to_string(jit.tolerance.num) + "/" +
                             std::to_string(jit.tolerance.den) +
                             "; none may be negative, and a copy serves at least 1 token");
+  }
+  if (jit.slots_per_rank == 0) return ok_status();
+  if (route.algorithm != DispatchAlgorithm::kExact || route.objective != RouteObjective::kTokens) {
+    return invalid_argument(
+        "copies just in time go with exact dispatch and the tokens objective; found another");
+  }
+  if (route.waterfill && !shared_is_item(route) && route.num_shared_experts > 0) {
+    return invalid_argument(
+        "copies just in time know a waterfilled shared expert by the level rule and at the cost of "
+        "a "
+        "routed one; leave waterfill out, or its other options");
   }
   return ok_status();
 }
@@ -174,12 +176,11 @@ void choose_target_by_time(const JitTables& t,
 
 Result<JitTables> make_jit_tables(const Placement& placement,
                                   int layer_idx,
-                                  const RouteOptions& route,
-                                  const JitOptions& options) {
-  if (Status status = validate(route, options); !status.ok()) return status.error();
-  Result<RouteTables> standing = make_route_tables(placement, layer_idx, route);
+                                  const RouteOptions& options) {
+  if (Status status = validate(options); !status.ok()) return status.error();
+  Result<RouteTables> standing = make_route_tables(placement, layer_idx, options);
   if (!standing.ok()) return standing.error();
-  JitTables t{std::move(*standing), options, placement.slots_per_rank()};
+  JitTables t{std::move(*standing), options.jit, placement.slots_per_rank()};
   const ReplicaTable& replicas = t.standing.replicas;
   for (int r = 0; r < placement.num_ranks; ++r) {
     for (int e = 0; e < placement.num_logical_experts; ++e) {
@@ -191,6 +192,7 @@ Result<JitTables> make_jit_tables(const Placement& placement,
     t.rank_begin.push_back(static_cast<int32_t>(t.rank_experts.size()));
   }
   for (int32_t& slot : t.standing.replicas.slot) slot = t.widened(slot);
+  for (int32_t& slot : t.standing.static_slot) slot = t.widened(slot);
   t.standing.num_slots = t.standing.num_ranks * t.slots_per_rank();
   return t;
 }
@@ -238,6 +240,10 @@ JitWorkspace::JitWorkspace(const JitTables& t)
   spread.arc_out.assign(num_ranks, -1);
 }
 
+const RouteTables& tables_in_use(const JitTables& t, const JitWorkspace& w, const JitPlan& plan) {
+  return plan.copies.empty() ? t.standing : w.extended;
+}
+
 Status jit_route(const JitTables& t,
                  std::span<const int32_t> counts,
                  std::span<const int32_t> active_tokens,
@@ -249,6 +255,7 @@ Status jit_route(const JitTables& t,
   plan.copies.clear();
   plan.min_copies = 0;
   plan.standing_max = plan.route.max_load;
+  if (t.options.slots_per_rank == 0) return ok_status();
   const int64_t num_units =
       sum(std::span(w.route.start_load).first(static_cast<size_t>(t.standing.num_ranks)));
   plan.level_max = level_waterline(t, w, num_units);
@@ -262,7 +269,6 @@ Status jit_route(const JitTables& t,
 
   open_choice(t, plan.target, w);
   plan.min_copies = fewest_copies(t, w);
-  if (t.options.slots_per_rank == 0) return ok_status();
   if (!find_copies(t, counts, plan.target, plan.min_copies, w)) {
     find_copies_above(t, counts, plan, w);
   }

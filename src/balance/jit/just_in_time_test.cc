@@ -16,7 +16,6 @@ namespace {
 struct Batch {
   Placement placement;
   RouteOptions route;
-  JitOptions jit;
   std::vector<int32_t> counts;  // [ranks, experts]
   std::vector<int32_t> active_tokens;
 };
@@ -36,10 +35,10 @@ Batch random_batch(SplitMix64& random, int max_ranks, int max_experts_per_rank, 
     std::swap(slots[i], slots[random.below(i + 1)]);
   }
   b.route.waterfill = random.below(2) == 0;
-  b.jit.slots_per_rank = static_cast<int>(random.below(4));
-  b.jit.tolerance = {static_cast<int32_t>(random.below(3)) * 10, 100};
-  b.jit.min_tokens = 1 + static_cast<int32_t>(random.below(2)) * 3;
-  b.jit.ranks_per_domain = random.below(2) == 0 ? 0 : 2;
+  b.route.jit.slots_per_rank = static_cast<int>(random.below(4));
+  b.route.jit.tolerance = {static_cast<int32_t>(random.below(3)) * 10, 100};
+  b.route.jit.min_tokens = 1 + static_cast<int32_t>(random.below(2)) * 3;
+  b.route.jit.ranks_per_domain = random.below(2) == 0 ? 0 : 2;
   b.active_tokens.resize(num_ranks);
   for (int s = 0; s < num_ranks; ++s) {
     const uint32_t skew = 1 + random.below(4);
@@ -61,7 +60,7 @@ struct Answer {
 };
 
 Answer solve(const Batch& b) {
-  Result<JitTables> tables = make_jit_tables(b.placement, 0, b.route, b.jit);
+  Result<JitTables> tables = make_jit_tables(b.placement, 0, b.route);
   EXPECT_TRUE(tables.ok());
   Answer a{*tables, JitWorkspace(*tables), JitPlan(*tables)};
   EXPECT_TRUE(jit_route(a.tables, b.counts, b.active_tokens, a.workspace, a.plan).ok());
@@ -128,7 +127,7 @@ TEST(JustInTime, IsWhatExactRoutingMakesOfTheCopies) {
     const Batch b = random_batch(random, 9, 6, 40);
     const Answer a = solve(b);
     const RoutePlan standing = route_with(b, b.placement);
-    const Placement extended = with_copies(b.placement, a.plan.copies, b.jit.slots_per_rank);
+    const Placement extended = with_copies(b.placement, a.plan.copies, b.route.jit.slots_per_rank);
     const RoutePlan oracle = route_with(b, extended);
     expect_sound_copies(b, a);
     expect_all_served(b, a, extended);
@@ -148,7 +147,7 @@ TEST(JustInTime, WithoutSpareSlotsIsRoute) {
   SplitMix64 random{2};
   for (int i = 0; i < 500; ++i) {
     Batch b = random_batch(random, 9, 6, 40);
-    b.jit.slots_per_rank = 0;
+    b.route.jit.slots_per_rank = 0;
     const Answer a = solve(b);
     const RoutePlan plain = route_with(b, b.placement);
     EXPECT_TRUE(a.plan.copies.empty());
@@ -161,7 +160,7 @@ TEST(JustInTime, WithSlotsEnoughIsLevel) {
   SplitMix64 random{3};
   for (int i = 0; i < 1000; ++i) {
     Batch b = random_batch(random, 9, 6, 40);
-    b.jit = {.slots_per_rank = b.placement.num_logical_experts, .tolerance = {0, 1}};
+    b.route.jit = {.slots_per_rank = b.placement.num_logical_experts, .tolerance = {0, 1}};
     const Answer a = solve(b);
     EXPECT_EQ(a.plan.route.max_load, a.plan.level_max) << to_string(a.plan);
   }
@@ -171,7 +170,7 @@ TEST(JustInTime, WithSlotsEnoughIsLevel) {
 int brute_force(const Batch& b, int64_t goal, int limit) {
   std::vector<JitCopy> chosen;
   const ReplicaTable replicas = replica_table(b.placement, 0);
-  const int num_spare = b.jit.slots_per_rank;
+  const int num_spare = b.route.jit.slots_per_rank;
   const int per_rank = b.placement.slots_per_rank() + num_spare;
   const auto try_more = [&](auto self, int from, int left) -> bool {
     if (left == 0) {
@@ -205,8 +204,8 @@ TEST(JustInTime, NeedsHardlyMoreCopiesThanTheFewest) {
   int num_cases = 0, num_fewest = 0, num_bound_tight = 0;
   while (num_cases < 200) {
     Batch b = random_batch(random, 4, 3, 9);
-    b.jit.slots_per_rank = 2;
-    b.jit.min_tokens = 1;
+    b.route.jit.slots_per_rank = 2;
+    b.route.jit.min_tokens = 1;
     const Answer a = solve(b);
     const auto found = static_cast<int>(a.plan.copies.size());
     if (found == 0) continue;
@@ -248,8 +247,8 @@ JitRuleResult apply(JitRule rule, const Batch& b) {
   for (int slot = 0; slot < b.placement.num_physical_experts; ++slot) {
     home[b.placement.physical_to_logical[slot]] = slot / b.placement.slots_per_rank();
   }
-  return apply_rule(rule, load, home, b.placement.num_ranks, b.jit.slots_per_rank,
-                    b.jit.min_tokens);
+  return apply_rule(rule, load, home, b.placement.num_ranks, b.route.jit.slots_per_rank,
+                    b.route.jit.min_tokens);
 }
 
 TEST(JustInTime, NeedsNoMoreCopiesThanPublishedRules) {
@@ -258,14 +257,14 @@ TEST(JustInTime, NeedsNoMoreCopiesThanPublishedRules) {
     int64_t ours = 0, ultra_ep = 0, moon_ep = 0;
     for (int i = 0; i < 40; ++i) {
       Batch b = zipf_batch(random, num_ranks, 0.5 + 0.2 * (i % 5));
-      b.jit.slots_per_rank = 4;
+      b.route.jit.slots_per_rank = 4;
       const Answer a = solve(b);
       const JitRuleResult ultra = apply(JitRule::kUltraEp, b);
       EXPECT_LE(a.plan.route.max_load, a.plan.target);
       EXPECT_LE(static_cast<int32_t>(a.plan.copies.size()), ultra.num_copies) << to_string(a.plan);
       ours += static_cast<int64_t>(a.plan.copies.size());
       ultra_ep += ultra.num_copies;
-      b.jit.slots_per_rank = 256 / num_ranks;
+      b.route.jit.slots_per_rank = 256 / num_ranks;
       moon_ep += apply(JitRule::kMoonEp, b).num_copies;
     }
     EXPECT_LT(ours, ultra_ep);
@@ -277,29 +276,34 @@ TEST(JustInTime, CopiesOnlyWhereThatIsQuicker) {
   SplitMix64 random{6};
   for (int i = 0; i < 200; ++i) {
     Batch b = zipf_batch(random, 8, 1.0);
-    b.jit.cost = {.ns_per_token = 100, .ns_per_expert = 10, .ns_per_copy = 1 << random.below(31)};
+    b.route.jit.slots_per_rank = 2;
+    b.route.jit.cost = {
+        .ns_per_token = 100, .ns_per_expert = 10, .ns_per_copy = 1 << random.below(31)};
     const Answer a = solve(b);
     EXPECT_LE(a.plan.predicted_ns, a.plan.standing_ns);
     EXPECT_EQ(a.plan.copies.empty(), a.plan.route.max_load == a.plan.standing_max);
-    b.jit.cost.ns_per_copy = 0;
+    b.route.jit.cost.ns_per_copy = 0;
     EXPECT_FALSE(solve(b).plan.copies.empty());
-    b.jit.cost.ns_per_copy = int64_t{1} << 40;
+    b.route.jit.cost.ns_per_copy = int64_t{1} << 40;
     EXPECT_TRUE(solve(b).plan.copies.empty());
   }
 }
 
 TEST(JustInTime, RefusesWhatItDoesNotKnow) {
   const Placement p = *trivial_placement(1, 8, 0, 4);
-  const auto fails = [&](const RouteOptions& route, const JitOptions& jit) {
-    return !make_jit_tables(p, 0, route, jit).ok();
+  const auto fails = [&](RouteOptions route, const JitOptions& jit) {
+    route.jit = jit;
+    return !make_jit_tables(p, 0, route).ok();
   };
-  EXPECT_TRUE(fails({.algorithm = DispatchAlgorithm::kStatic}, {}));
-  EXPECT_TRUE(fails({.objective = RouteObjective::kExperts}, {}));
-  EXPECT_TRUE(fails({.waterfill = true, .shared_cost = {1, 2}}, {}));
+  const JitOptions two_slots{.slots_per_rank = 2};
+  EXPECT_TRUE(fails({.algorithm = DispatchAlgorithm::kStatic}, two_slots));
+  EXPECT_TRUE(fails({.objective = RouteObjective::kExperts}, two_slots));
+  EXPECT_TRUE(fails({.waterfill = true, .shared_cost = {1, 2}}, two_slots));
+  EXPECT_FALSE(fails({.algorithm = DispatchAlgorithm::kStatic}, {}));
   EXPECT_TRUE(fails({}, {.slots_per_rank = -1}));
   EXPECT_TRUE(fails({}, {.min_tokens = 0}));
   EXPECT_TRUE(fails({}, {.tolerance = {1, 0}}));
-  EXPECT_FALSE(fails({}, {}));
+  EXPECT_FALSE(fails({}, two_slots));
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // What one layer's placement means for routing, made once: copies by expert, the nearest copy of
 // every rank, and the graph of items and ranks that the flow runs in. See docs/balancing.md.
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include "balance/route/local_start.h"
@@ -111,6 +112,11 @@ void add_items(RouteTables& t) {
 }
 
 }  // namespace
+
+CostRatio to_ratio(double value) {
+  constexpr int32_t kMillion = 1000000;
+  return {static_cast<int32_t>(std::lround(value * kMillion)), kMillion};
+}
 
 Result<RouteTables> make_route_tables(const Placement& placement,
                                       int layer_idx,

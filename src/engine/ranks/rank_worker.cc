@@ -38,7 +38,7 @@ Status RankWorker::run(const RankPlan& plan,
   watch.lap(seconds_.other);
   for (int l = 0; l < weights_.config.num_hidden_layers; ++l) {
     if (Status status = run_layer(l, plan, mode, result); !status.ok()) return status;
-    if (balance) append_layer(*balance, moe_.last_route(), moe_.last_expert_counts());
+    if (balance) append_layer(*balance, moe_.last_plan(), moe_.last_expert_counts());
     result.traffic.num_messages += moe_.last_traffic().num_messages;
     result.traffic.num_bytes += moe_.last_traffic().num_bytes;
   }

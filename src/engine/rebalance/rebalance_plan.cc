@@ -109,7 +109,7 @@ Result<RebalancePlan> plan_rebalance(const RebalanceTask& task) {
   for (int l = 0; l < task.in_force.num_layers; ++l) {
     const auto layout = make_layer_layout(task.in_force, l, task.in_force.layer(l), task.route);
     if (!layout.ok()) return layout.error();
-    const Result<LayerScore> score = judge(task, l, layout->tables);
+    const Result<LayerScore> score = judge(task, l, layout->tables.standing);
     if (!score.ok()) return score.error();
     now.push_back(*score);
   }
@@ -125,7 +125,7 @@ Result<RebalancePlan> plan_rebalance(const RebalanceTask& task) {
       Result<LayerLayout> layout =
           make_layer_layout(task.in_force, l, plan.placement.layer(l), task.route);
       if (!layout.ok()) return layout.error();
-      const Result<LayerScore> then = judge(task, l, layout->tables);
+      const Result<LayerScore> then = judge(task, l, layout->tables.standing);
       if (!then.ok()) return then.error();
       const double gain = gain_seconds(task, now[l], *then);
       const double cost = task.costs.seconds_per_switch +

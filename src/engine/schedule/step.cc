@@ -15,8 +15,9 @@ PhaseSeconds& PhaseSeconds::operator+=(const PhaseSeconds& more) {
 }
 
 void append_layer(StepBalance& balance,
-                  const RoutePlan& route,
+                  const JitPlan& plan,
                   std::span<const int32_t> expert_counts) {
+  const RoutePlan& route = plan.route;
   const int num_ranks = route.num_ranks;
   const int slots_per_rank = route.num_slots / num_ranks;
   balance.num_ranks = num_ranks;
@@ -35,6 +36,8 @@ void append_layer(StepBalance& balance,
     const auto own = route.shared_by(r);
     balance.home_load.push_back(std::accumulate(own.begin(), own.end(), routed));
   }
+  balance.num_jit_copies += static_cast<int64_t>(plan.copies.size());
+  balance.jit_saved_load += plan.standing_max - route.max_load;
   balance.bound.push_back(route.lower_bound);
   balance.expert_counts.insert(balance.expert_counts.end(), expert_counts.begin(),
                                expert_counts.end());

@@ -86,6 +86,8 @@ struct StepBalance {
   int num_ranks = 0;
   int num_layers = 0;
   int64_t num_shared_moved = 0;      // shared-expert tokens computed away from home, all layers
+  int64_t num_jit_copies = 0;        // experts copied just in time, all layers
+  int64_t jit_saved_load = 0;        // what these took off the layers' fullest ranks
   std::vector<int64_t> routed_load;  // [layers, ranks]
   std::vector<int64_t> total_load;   // [layers, ranks], the shared expert included
   std::vector<int64_t> home_load;    // the same, had every shared expert run at home
@@ -94,7 +96,7 @@ struct StepBalance {
 };
 
 void append_layer(StepBalance& balance,
-                  const RoutePlan& route,
+                  const JitPlan& plan,
                   std::span<const int32_t> expert_counts);
 
 struct StepResult {

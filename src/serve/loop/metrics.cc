@@ -131,6 +131,11 @@ struct Metrics::Series {
                            "Bytes sent to other ranks by dispatch and combine.");
   Counter& moved = counter("plimsoll_waterfill_moved_tokens_total",
                            "Shared-expert tokens computed away from their home rank.");
+  Counter& jit_copies = counter("plimsoll_jit_copies_total",
+                                "Experts copied just in time, for one layer of one step.");
+  Counter& jit_saved = counter("plimsoll_jit_saved_load_total",
+                               "Load that such copies took off the fullest rank of their layer; "
+                               "summed over layers and steps.");
 
   Gauge& living_ranks = gauge("plimsoll_living_ranks",
                               "Ranks of processes that live; fewer than --ep-size after a "
@@ -254,6 +259,8 @@ void Metrics::observe_step(const StepPlan& plan, const StepResult& result, doubl
     series_->bytes.Increment(static_cast<double>(rank.traffic.num_bytes));
   }
   series_->moved.Increment(static_cast<double>(result.balance.num_shared_moved));
+  series_->jit_copies.Increment(static_cast<double>(result.balance.num_jit_copies));
+  series_->jit_saved.Increment(static_cast<double>(result.balance.jit_saved_load));
   const BalanceSummary summary = summarize(result.balance);
   if (summary.num_layers == 0) return;
   series_->imbalance.Observe(summary.mean_ratio);
