@@ -99,15 +99,6 @@ std::vector<float> plain_of(OperandType type, const AttentionInput& in, int max_
   return y;
 }
 
-double distance(const std::vector<float>& y, const std::vector<float>& reference) {
-  double difference = 0, size = 0;
-  for (size_t i = 0; i < y.size(); ++i) {
-    difference += std::pow(double{y[i]} - reference[i], 2);
-    size += std::pow(double{reference[i]}, 2);
-  }
-  return std::sqrt(difference / size);
-}
-
 bool check() {
   // None, fewer keys than a step, a whole step, several parts; the last list is the longest.
   const std::vector<int32_t> counts = {1,   0,    63,   64,   65,   127,  128, 200, 640,

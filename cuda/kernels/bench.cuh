@@ -6,6 +6,7 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -85,6 +86,18 @@ static __global__ void fill_e4m3(uint8_t* to, size_t size, uint64_t seed) {
     const uint32_t r = mix(seed * 0x9E3779B97F4A7C15 + i);
     to[i] = static_cast<uint8_t>(r % 127 | (r >> 8 & 1) << 7);
   }
+}
+
+// ||y - reference|| / ||reference||; NaN where an element of y was not written.
+template <typename T>
+double distance(const std::vector<T>& y, const std::vector<T>& reference) {
+  double difference = 0, size = 1e-300;
+  for (size_t i = 0; i < y.size(); ++i) {
+    const double d = double{y[i]} - double{reference[i]};
+    difference += d * d;
+    size += double{reference[i]} * double{reference[i]};
+  }
+  return std::sqrt(difference / size);
 }
 
 // Median time in µs of one of `launches` calls enqueue(i, stream), replayed as one graph.

@@ -54,15 +54,6 @@ Result run(const Problem& p, int first, int tokens, bool reference, bool pre_onl
   return {plain.host(), spread.host()};
 }
 
-double distance(const std::vector<float>& y, const std::vector<float>& reference) {
-  double difference = 0, size = 1e-30;
-  for (size_t i = 0; i < y.size(); ++i) {
-    difference += std::pow(double{y[i]} - reference[i], 2);
-    size += std::pow(double{reference[i]}, 2);
-  }
-  return std::sqrt(difference / size);
-}
-
 bool check(int hidden, bool pre_only) {
   constexpr int kAll = 37;
   const Problem p(kAll, hidden);

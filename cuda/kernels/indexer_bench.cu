@@ -134,17 +134,12 @@ bool check() {
   const Problem p(counts, 3000, false);
   const int tokens = p.in.tokens;
   const auto y = scores_of(p.in, 0, tokens, false), exact = scores_of(p.in, 0, tokens, true);
-  double difference = 0, size = 0;
-  for (size_t i = 0; i < y.size(); ++i) {
-    difference += std::pow(double{y[i]} - exact[i], 2);
-    size += std::pow(double{exact[i]}, 2);
-  }
   int different = 0;
   for (int t = 0; t < tokens; ++t) {
     const auto one = scores_of(p.in, t, 1, false);
     different += std::memcmp(one.data(), &y[size_t(t) * p.in.max_entries], one.size() * 4) != 0;
   }
-  const double far = std::sqrt(difference / size);
+  const double far = distance(y, exact);
   bool good = far < 1e-6 && different == 0;
   std::printf("index scores: distance %.1e, tokens that differ alone %d%s\n", far, different,
               good ? "" : "  WRONG");

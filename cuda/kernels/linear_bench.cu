@@ -73,16 +73,6 @@ std::vector<float> run(const LinearWeight& w, const Operand& x, bool reference) 
   return y.host();
 }
 
-// ||y - reference|| / ||reference||; NaN where an element was not written.
-double distance(const std::vector<float>& y, const std::vector<float>& reference) {
-  double difference = 0, size = 0;
-  for (size_t i = 0; i < y.size(); ++i) {
-    difference += std::pow(double{y[i]} - reference[i], 2);
-    size += std::pow(double{reference[i]}, 2);
-  }
-  return std::sqrt(difference / size);
-}
-
 bool check(OperandType type, int out, int in, int groups, double tolerance) {
   const Weights weights(type, out, in, groups, 1);
   const LinearWeight& w = weights.copies[0];

@@ -9,15 +9,6 @@
 namespace plimsoll::gpu::bench {
 namespace {
 
-double distance(const std::vector<double>& y, const std::vector<double>& reference) {
-  double difference = 0, size = 0;
-  for (size_t i = 0; i < y.size(); ++i) {
-    difference += std::pow(y[i] - reference[i], 2);
-    size += std::pow(reference[i], 2);
-  }
-  return std::sqrt(difference / size);
-}
-
 std::vector<float2> turns_of(size_t count) {
   std::vector<float2> turns(count);
   for (size_t i = 0; i < count; ++i) turns[i] = {std::cos(0.37f * i), std::sin(0.37f * i)};
