@@ -101,6 +101,8 @@ typedef struct plimsoll_plan_options {
       active_ranks; /* [num_ranks], 0 for a dead one (elasticity_aware); NULL: all live */
   const plimsoll_placement* in_force; /* few experts should leave it; NULL: none */
   int32_t max_moved_experts;          /* how many may, over all layers; -1: any number */
+  const char* dispatch; /* that will run the plan: exact, even, dynamic or static (dispatch.h);
+                           NULL: exact */
 } plimsoll_plan_options;
 
 /* One rank, one node, no redundant experts, nothing in force. */
@@ -121,7 +123,7 @@ typedef enum plimsoll_bound {
 
 /* How good a placement is for one layer of a load, in tokens. */
 typedef struct plimsoll_certificate {
-  int64_t max_load;      /* of the fullest rank, routed exactly */
+  int64_t max_load;      /* of the fullest rank under the dispatch, rounded up */
   int64_t max_load_even; /* the same, every expert split evenly over its copies, rounded up */
   double mean_load;      /* per rank */
   int64_t lower_bound;   /* no placement with as many slots has a smaller max_load */

@@ -17,6 +17,14 @@ Plan plan(const Array<int64_t>& load, PlanOptions options, const Array<int32_t>&
   }());
 }
 
+Dispatch dispatch_named(const std::string& name) {
+  const auto dispatch = dispatch_of(name);
+  if (!dispatch) {
+    throw py::value_error("dispatch is '" + name + "'; it must be exact, even, dynamic or static");
+  }
+  return *dispatch;
+}
+
 const char* bound_name(Bound bound) {
   switch (bound) {
     case Bound::kReplicaBudget:
@@ -40,7 +48,7 @@ std::string describe(const Certificate& c) {
 void bind_plans(py::module_& module) {
   py::class_<Certificate>(module, "Certificate",
                           "How good a placement is for one layer, in tokens.")
-      .def_readonly("max_load", &Certificate::max_load, "of the fullest rank, routed exactly")
+      .def_readonly("max_load", &Certificate::max_load, "of the fullest rank under the dispatch")
       .def_readonly("max_load_even", &Certificate::max_load_even,
                     "the same, every expert split evenly over its copies")
       .def_readonly("mean_load", &Certificate::mean_load, "per rank")
@@ -70,6 +78,9 @@ void bind_plans(py::module_& module) {
       .def_readwrite("algorithm", &PlanOptions::algorithm)
       .def_readwrite("num_ranks", &PlanOptions::num_ranks)
       .def_readwrite("num_redundant_experts", &PlanOptions::num_redundant_experts)
+      .def_property(
+          "dispatch", [](const PlanOptions& o) { return std::string(dispatch_name(o.dispatch)); },
+          [](PlanOptions& o, const std::string& name) { o.dispatch = dispatch_named(name); })
       .def_readwrite("num_nodes", &PlanOptions::num_nodes)
       .def_readwrite("num_groups", &PlanOptions::num_groups)
       .def_readwrite("active_ranks", &PlanOptions::active_ranks)
@@ -80,11 +91,11 @@ void bind_plans(py::module_& module) {
     return std::vector<std::string>(names.begin(), names.end());
   });
   module.def("certify", [](const Array<int32_t>& physical_to_logical, int num_ranks,
-                           const Array<int64_t>& load) {
+                           const Array<int64_t>& load, const std::string& dispatch, int num_nodes) {
     const int num_experts = dim(load, 2, 1, "load");
     const Placement placement = placement_of(physical_to_logical, num_experts, num_ranks);
     check(validate(placement));
-    return take(certify(placement, span_of(load)));
+    return take(certify(placement, span_of(load), {}, dispatch_named(dispatch), num_nodes));
   });
 }
 

@@ -25,7 +25,7 @@ plimsoll_certificate c_certificate(const Certificate& c) {
           c.hottest_copies};
 }
 
-PlanOptions cpp_options(const plimsoll_plan_options& c) {
+Result<PlanOptions> cpp_options(const plimsoll_plan_options& c) {
   PlanOptions options;
   if (c.algorithm) options.algorithm = c.algorithm;
   options.num_ranks = c.num_ranks;
@@ -37,6 +37,14 @@ PlanOptions cpp_options(const plimsoll_plan_options& c) {
   }
   if (c.in_force) options.in_force = c.in_force->placement;
   options.max_moved_experts = c.max_moved_experts;
+  if (c.dispatch) {
+    const auto dispatch = dispatch_of(c.dispatch);
+    if (!dispatch) {
+      return invalid_argument("dispatch is '" + std::string(c.dispatch) +
+                              "'; it must be exact, even, dynamic or static");
+    }
+    options.dispatch = *dispatch;
+  }
   return options;
 }
 
@@ -60,7 +68,9 @@ plimsoll_code plimsoll_plan_make(const plimsoll_load* load,
   return guarded([&]() -> Status {
     const Status there = check_there({{"load", load}, {"options", options}, {"plan", plan}});
     if (!there.ok()) return there;
-    Result<Plan> made = make_plan(load->history, cpp_options(*options));
+    const Result<PlanOptions> cpp = cpp_options(*options);
+    if (!cpp.ok()) return cpp.error();
+    Result<Plan> made = make_plan(load->history, *cpp);
     if (!made.ok()) return made.error();
     auto handle = std::make_unique<plimsoll_plan>();
     handle->placement.placement = std::move(made->placement);

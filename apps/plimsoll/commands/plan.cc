@@ -4,11 +4,11 @@
 #include <fmt/format.h>
 
 #include <nlohmann/json.hpp>
-#include <optional>
 
 #include "commands/plan_numbers.h"
 #include "commands/plan_scenarios.h"
 #include "commands/recorded_load.h"
+#include "commands/target_engine.h"
 #include "options/commands.h"
 #include "shared/terminal.h"
 
@@ -22,9 +22,8 @@ struct Planned {
   Plan plan;
   std::vector<Certificate> trivial;
   std::vector<Certificate> in_force;  // empty: no placement is in force
-  // max/mean of DeepSeek's placement where every expert's tokens are split evenly over its copies;
-  // only where it differs from the plan's, which counts on exact routing.
-  std::optional<double> deepseek_even;
+  Dispatch dispatch = Dispatch::kExact;
+  std::string counts_on;  // the dispatch, in words
 };
 
 Result<Planned> make_planned(const LoadHistory& load, const PlanOptions& options) {
@@ -32,18 +31,14 @@ Result<Planned> make_planned(const LoadHistory& load, const PlanOptions& options
   auto plan = make_plan(load, options);
   if (!plan) return plan.error();
   planned.plan = std::move(*plan);
-  auto trivial = certify_trivial(load, planned.plan.placement);
+  auto trivial = certify_trivial(load, planned.plan.placement, options);
   if (!trivial) return trivial.error();
   planned.trivial = std::move(*trivial);
   if (options.in_force.num_layers > 0) {
-    auto in_force = certify(options.in_force, total_load(load));
+    auto in_force =
+        certify(options.in_force, total_load(load), {}, options.dispatch, options.num_nodes);
     if (!in_force) return in_force.error();
     planned.in_force = std::move(*in_force);
-  }
-  if (options.num_redundant_experts > 0 && planned.plan.algorithm.starts_with("plimsoll")) {
-    const auto even = deepseek_even_over_mean(load, options);
-    if (!even) return even.error();
-    planned.deepseek_even = *even;
   }
   return planned;
 }
@@ -90,22 +85,17 @@ std::string as_text(const Planned& planned,
   const Placement& placement = planned.plan.placement;
   const std::vector<Certificate>& certificates = planned.plan.certificates;
   std::string text = fmt::format(
-      "{} layers, {} experts in {} slots on {} ranks, by {}\n"
+      "{}\n{} layers, {} experts in {} slots on {} ranks, by {}\n"
       "max/mean tokens per rank, mean over layers: trivial {:.4f}, {}planned {:.4f}, gap to the "
       "bound {:.2f} %\n",
-      placement.num_layers, placement.num_logical_experts, placement.num_physical_experts,
-      placement.num_ranks, planned.plan.algorithm, mean_of(planned.trivial, max_over_mean),
+      planned.counts_on, placement.num_layers, placement.num_logical_experts,
+      placement.num_physical_experts, placement.num_ranks, planned.plan.algorithm,
+      mean_of(planned.trivial, max_over_mean),
       planned.in_force.empty()
           ? ""
           : fmt::format("in force {:.4f}, ", mean_of(planned.in_force, max_over_mean)),
       mean_of(certificates, max_over_mean), 100 * mean_of(certificates, gap_of));
   if (!planned.in_force.empty()) text += moved_text(planned, settings.expert_bytes);
-  if (planned.deepseek_even) {
-    text += fmt::format(
-        "counts on exact routing; where an engine splits an expert's tokens evenly over its "
-        "copies, this plan gives {:.4f} and --eplb-algorithm deepseek {:.4f}\n",
-        mean_of(certificates, even_over_mean), *planned.deepseek_even);
-  }
   return text + twins_text(placement) + "\n" + layers_text(planned, layer_ids, settings.explain);
 }
 
@@ -146,11 +136,14 @@ Json layers_json(const Planned& planned, const std::vector<int32_t>& layer_ids) 
 
 std::string as_json(const Planned& planned,
                     const std::vector<int32_t>& layer_ids,
-                    const PlanSettings& settings) {
+                    const Settings& all_settings) {
+  const PlanSettings& settings = all_settings.plan;
   const Placement& placement = planned.plan.placement;
   const std::vector<Certificate>& certificates = planned.plan.certificates;
   Json json = {{"out", settings.out},
                {"algorithm", planned.plan.algorithm},
+               {"dispatch", dispatch_name(planned.dispatch)},
+               {"num_nodes", all_settings.engine.nnodes},
                {"num_layers", placement.num_layers},
                {"num_logical_experts", placement.num_logical_experts},
                {"num_physical_experts", placement.num_physical_experts},
@@ -160,7 +153,6 @@ std::string as_json(const Planned& planned,
                {"max_over_mean_trivial", mean_of(planned.trivial, max_over_mean)},
                {"gap", mean_of(certificates, gap_of)},
                {"copies_beside_twin", num_copies_beside_twin(placement)}};
-  if (planned.deepseek_even) json["max_over_mean_even_split_deepseek"] = *planned.deepseek_even;
   if (!planned.in_force.empty()) {
     json["max_over_mean_in_force"] = mean_of(planned.in_force, max_over_mean);
     json["moved_experts"] = num_moved(planned.plan.moved_experts);
@@ -179,20 +171,26 @@ Result<int> run_plan(const Settings& settings) {
     return invalid_argument("plan needs recorded load: either --load F or --scenario F");
   }
   if (!settings.plan.scenarios.empty()) return run_plan_scenarios(settings);
+  if (Status readable = check_readable(settings, settings.plan.out); !readable) {
+    return readable.error();
+  }
   const auto recorded = load_recorded(settings.plan.load, settings);
   if (!recorded) return recorded.error();
   const auto in_force = placement_in_force(settings, *recorded);
   if (!in_force) return in_force.error();
   const auto options = plan_options(settings, *recorded);
   if (!options) return options.error();
-  const auto planned = make_planned(recorded->load, *options);
+  auto planned = make_planned(recorded->load, *options);
   if (!planned) return planned.error();
+  planned->dispatch = options->dispatch;
+  planned->counts_on = dispatch_text(options->dispatch, settings);
   const LayerChoice& layers = recorded->layers;
-  const Status saved = save_planned(planned->plan.placement, layers, *in_force, settings);
-  if (!saved) return saved.error();
   const std::vector<int32_t> ids = layers.chosen_ids();
-  print(settings.json ? as_json(*planned, ids, settings.plan)
-                      : as_text(*planned, ids, settings.plan));
+  const std::string json = as_json(*planned, ids, settings);
+  Status saved = save_planned(planned->plan.placement, layers, *in_force, settings);
+  if (saved) saved = save_certificate(json, settings.plan.out);
+  if (!saved) return saved.error();
+  print(settings.json ? json : as_text(*planned, ids, settings.plan));
   return kExitDone;
 }
 

@@ -4,9 +4,12 @@
 
 #include <charconv>
 #include <numeric>
+#include <span>
 
+#include "commands/target_engine.h"
 #include "commands/traffic.h"
 #include "plimsoll/layers.h"
+#include "record/formats/file_io.h"
 
 namespace plimsoll {
 namespace {
@@ -36,9 +39,12 @@ Result<std::vector<uint8_t>> active_ranks(const Settings& settings) {
 Result<PlanOptions> plan_options(const Settings& settings, const RecordedLoad& recorded) {
   auto active = active_ranks(settings);
   if (!active) return active.error();
+  const auto dispatch = planned_dispatch(settings);
+  if (!dispatch) return dispatch.error();
   PlanOptions options{.algorithm = settings.engine.eplb_algorithm,
                       .num_ranks = settings.engine.ep_size,
                       .num_redundant_experts = settings.engine.ep_num_redundant_experts,
+                      .dispatch = *dispatch,
                       .num_nodes = settings.engine.nnodes,
                       .num_groups = settings.plan.num_groups,
                       .active_ranks = std::move(*active),
@@ -62,21 +68,20 @@ Result<Placement> placement_in_force(const Settings& settings, const RecordedLoa
 }
 
 Result<std::vector<Certificate>> certify_trivial(const LoadHistory& load,
-                                                 const Placement& planned) {
+                                                 const Placement& planned,
+                                                 const PlanOptions& options) {
   const bool divides = load.num_logical_experts % planned.num_ranks == 0;
   const auto trivial =
       trivial_placement(load.num_layers, load.num_logical_experts,
                         divides ? 0 : planned.num_redundant_experts(), planned.num_ranks);
   if (!trivial) return trivial.error();
-  return certify(*trivial, total_load(load));
+  return certify(*trivial, total_load(load), {}, options.dispatch, options.num_nodes);
 }
 
-Result<double> deepseek_even_over_mean(const LoadHistory& load, const PlanOptions& options) {
-  const auto deepseek = make_plan(load, {.algorithm = "deepseek",
-                                         .num_ranks = options.num_ranks,
-                                         .num_redundant_experts = options.num_redundant_experts});
-  if (!deepseek) return deepseek.error();
-  return mean_of(deepseek->certificates, even_over_mean);
+Status save_certificate(const std::string& json, const std::string& placement_file) {
+  const size_t dot = placement_file.rfind('.');
+  return write_file(placement_file.substr(0, dot) + ".certificate.json",
+                    std::as_bytes(std::span(json)));
 }
 
 int64_t num_moved(const std::vector<int32_t>& moved_experts) {
@@ -97,10 +102,14 @@ double gap_of(const Certificate& c) {
 }
 
 double mean_of(const std::vector<Certificate>& certificates, double (*value)(const Certificate&)) {
-  const double sum =
-      std::accumulate(certificates.begin(), certificates.end(), 0.0,
-                      [&](double so_far, const Certificate& c) { return so_far + value(c); });
-  return sum / static_cast<double>(certificates.size());
+  double sum = 0;
+  int num_layers = 0;
+  for (const Certificate& c : certificates) {
+    if (c.mean_load == 0) continue;  // nothing was recorded of it: a dense layer
+    sum += value(c);
+    ++num_layers;
+  }
+  return num_layers == 0 ? 1 : sum / num_layers;
 }
 
 }  // namespace plimsoll

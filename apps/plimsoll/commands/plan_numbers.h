@@ -17,11 +17,13 @@ Result<Placement> placement_in_force(const Settings& settings, const RecordedLoa
 
 // Certificates of the experts in their order, with the copies of `planned` or, where the ranks
 // divide them, none.
-Result<std::vector<Certificate>> certify_trivial(const LoadHistory& load, const Placement& planned);
+Result<std::vector<Certificate>> certify_trivial(const LoadHistory& load,
+                                                 const Placement& planned,
+                                                 const PlanOptions& options);
 
-// max/mean of DeepSeek's placement of as many copies where every expert's tokens are split evenly
-// over them, mean over layers: what an engine gets that does not route exactly.
-Result<double> deepseek_even_over_mean(const LoadHistory& load, const PlanOptions& options);
+// Beside the placement, whose file holds nothing but what the engine's loader takes: x.json goes
+// with x.certificate.json.
+Status save_certificate(const std::string& json, const std::string& placement_file);
 
 int64_t num_moved(const std::vector<int32_t>& moved_experts);  // [layers], all together
 
@@ -30,6 +32,7 @@ double even_over_mean(const Certificate& certificate);  // an expert's tokens sp
 double bound_over_mean(const Certificate& certificate);
 double gap_of(const Certificate& certificate);
 
+// Of the layers of which anything was recorded.
 double mean_of(const std::vector<Certificate>& certificates, double (*value)(const Certificate&));
 
 }  // namespace plimsoll

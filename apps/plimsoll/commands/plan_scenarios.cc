@@ -8,6 +8,7 @@
 
 #include "commands/plan_numbers.h"
 #include "commands/recorded_load.h"
+#include "commands/target_engine.h"
 #include "options/commands.h"
 #include "shared/terminal.h"
 
@@ -49,7 +50,7 @@ Result<std::vector<Row>> make_rows(const std::vector<std::string>& names,
   std::vector<Row> rows;
   double all = 0;
   for (size_t s = 0; s < loads.size(); ++s) {
-    const auto trivial = certify_trivial(loads[s], plan.placement);
+    const auto trivial = certify_trivial(loads[s], plan.placement, options);
     if (!trivial) return trivial.error();
     const auto own = make_plan(loads[s], options);
     if (!own) return own.error();
@@ -66,7 +67,7 @@ Result<std::vector<Row>> make_rows(const std::vector<std::string>& names,
   return rows;
 }
 
-std::string as_text(const RobustPlan& plan, const Summary& summary) {
+std::string as_text(const RobustPlan& plan, const Summary& summary, const std::string& counts_on) {
   const Placement& placement = plan.placement;
   std::vector<std::vector<std::string>> cells = {
       {"scenario", "traffic", "trivial", "this plan", "its own plan", "lower bound"}};
@@ -76,12 +77,12 @@ std::string as_text(const RobustPlan& plan, const Summary& summary) {
                      fmt::format("{:.4f}", row.own), fmt::format("{:.4f}", row.bound)});
   }
   std::string text = fmt::format(
-      "{} layers, {} experts in {} slots on {} ranks, by {} for {} scenarios\n"
+      "{}\n{} layers, {} experts in {} slots on {} ranks, by {} for {} scenarios\n"
       "max/mean tokens per rank, mean over layers: worst case {:.4f} (no placement is below "
       "{:.4f}), mean weighted by traffic {:.4f}\n",
-      placement.num_layers, placement.num_logical_experts, placement.num_physical_experts,
-      placement.num_ranks, plan.algorithm, summary.rows.size(), summary.worst, summary.worst_bound,
-      summary.mean);
+      counts_on, placement.num_layers, placement.num_logical_experts,
+      placement.num_physical_experts, placement.num_ranks, plan.algorithm, summary.rows.size(),
+      summary.worst, summary.worst_bound, summary.mean);
   if (!plan.moved_experts.empty()) {
     text += fmt::format("to move from the placement in force: {} experts\n",
                         num_moved(plan.moved_experts));
@@ -89,7 +90,10 @@ std::string as_text(const RobustPlan& plan, const Summary& summary) {
   return text + twins_text(placement) + "\n" + table_text(cells);
 }
 
-std::string as_json(const RobustPlan& plan, const Summary& summary, const PlanSettings& settings) {
+std::string as_json(const RobustPlan& plan,
+                    const Summary& summary,
+                    Dispatch dispatch,
+                    const PlanSettings& settings) {
   Json scenarios = Json::array();
   for (const Row& row : summary.rows) {
     scenarios.push_back({{"scenario", row.name},
@@ -101,6 +105,7 @@ std::string as_json(const RobustPlan& plan, const Summary& summary, const PlanSe
   }
   Json json = {{"out", settings.out},
                {"algorithm", plan.algorithm},
+               {"dispatch", dispatch_name(dispatch)},
                {"num_layers", plan.placement.num_layers},
                {"num_logical_experts", plan.placement.num_logical_experts},
                {"num_physical_experts", plan.placement.num_physical_experts},
@@ -144,6 +149,9 @@ Result<Scenarios> load_scenarios(const Settings& settings) {
 }  // namespace
 
 Result<int> run_plan_scenarios(const Settings& settings) {
+  if (Status readable = check_readable(settings, settings.plan.out); !readable) {
+    return readable.error();
+  }
   const auto recorded = load_scenarios(settings);
   if (!recorded) return recorded.error();
   const auto& [loads, first] = *recorded;
@@ -155,10 +163,12 @@ Result<int> run_plan_scenarios(const Settings& settings) {
   if (!plan) return plan.error();
   auto rows = make_rows(settings.plan.scenarios, loads, *plan, *options);
   if (!rows) return rows.error();
-  const Status saved = save_planned(plan->placement, first.layers, *in_force, settings);
-  if (!saved) return saved.error();
   const Summary summary = summarise(std::move(*rows));
-  print(settings.json ? as_json(*plan, summary, settings.plan) : as_text(*plan, summary));
+  const std::string json = as_json(*plan, summary, options->dispatch, settings.plan);
+  Status saved = save_planned(plan->placement, first.layers, *in_force, settings);
+  if (saved) saved = save_certificate(json, settings.plan.out);
+  if (!saved) return saved.error();
+  print(settings.json ? json : as_text(*plan, summary, dispatch_text(options->dispatch, settings)));
   return kExitDone;
 }
 

@@ -9,8 +9,8 @@
 #include "commands/plan_numbers.h"
 #include "commands/recorded_load.h"
 #include "commands/report_page.h"
+#include "commands/target_engine.h"
 #include "options/commands.h"
-#include "plimsoll/replay.h"
 #include "record/formats/file_io.h"
 #include "record/formats/json_text.h"
 #include "shared/terminal.h"
@@ -57,32 +57,24 @@ Result<Report> make_report(const Settings& settings) {
   auto plan = make_plan(report.load, report.options);
   if (!plan) return plan.error();
   report.after = std::move(*plan);
-  auto before = certify(report.before, total_load(report.load));
+  auto before = certify(report.before, total_load(report.load), {}, report.options.dispatch,
+                        report.options.num_nodes);
   if (!before) return before.error();
   report.before_certificates = std::move(*before);
   return report;
 }
 
-// [layers][ranks]: how exact routing spreads the whole load. Counts too large to route are halved
-// until they are not: a page shows no more digits than are left.
-Result<Json> rank_loads(const Placement& placement, const LoadHistory& load) {
-  LoadHistory once{1, load.num_layers, load.num_logical_experts, total_load(load)};
-  const auto layer_total = [&](size_t layer) {
-    const auto first =
-        once.counts.begin() + static_cast<ptrdiff_t>(layer) * once.num_logical_experts;
-    return std::accumulate(first, first + once.num_logical_experts, int64_t{0});
-  };
-  int64_t most = 0;
-  for (int l = 0; l < once.num_layers; ++l) most = std::max(most, layer_total(l));
-  int shift = 0;
-  while (most >> shift >= int64_t{1} << 31) ++shift;
-  for (int64_t& count : once.counts) count >>= shift;
-  const auto result = replay(once, 1, placement, {.num_shared_experts = 0}, {});
-  if (!result) return result.error();
+// [layers][ranks]: how the dispatch spreads the whole load, in whole tokens.
+Result<Json> rank_loads(const Placement& placement, const Report& report) {
+  const auto loads = expected_rank_loads(placement, total_load(report.load),
+                                         report.options.dispatch, report.options.num_nodes);
+  if (!loads) return loads.error();
   Json rows = Json::array();
-  for (const LayerReplay& layer : result->layers) {
+  for (size_t i = 0; i < loads->size(); i += placement.num_ranks) {
     Json row = Json::array();
-    for (const int64_t tokens : layer.rank_load) row.push_back(tokens << shift);
+    for (int r = 0; r < placement.num_ranks; ++r) {
+      row.push_back(static_cast<int64_t>((*loads)[i + r] + 0.5));
+    }
     rows.push_back(std::move(row));
   }
   return rows;
@@ -147,6 +139,10 @@ std::string plan_command(const Settings& settings) {
   if (settings.engine.eplb_algorithm != usual.eplb_algorithm) {
     command += " --eplb-algorithm " + settings.engine.eplb_algorithm;
   }
+  if (settings.engine.ep_dispatch_algorithm != usual.ep_dispatch_algorithm) {
+    command += " --ep-dispatch-algorithm " + settings.engine.ep_dispatch_algorithm;
+  }
+  if (!settings.plan.target.empty()) command += " --for " + settings.plan.target;
   if (settings.engine.nnodes != 1) command += fmt::format(" --nnodes {}", settings.engine.nnodes);
   if (settings.plan.num_groups > 0)
     command += fmt::format(" --num-groups {}", settings.plan.num_groups);
@@ -177,16 +173,7 @@ Result<Json> advice(const Report& report, const Settings& settings) {
          {"command",
           plan_command(settings) + "\nplimsoll serve --init-expert-location placement.json ..."}});
   }
-  if (report.options.num_redundant_experts > 0 && report.after.algorithm.starts_with("plimsoll")) {
-    const auto deepseek = deepseek_even_over_mean(report.load, report.options);
-    if (!deepseek) return deepseek.error();
-    steps.push_back(
-        {{"text",
-          fmt::format("Route exactly (Plimsoll's default): the plan counts on it. Where an engine "
-                      "splits an expert's tokens evenly over its copies, max/mean is {:.3f} with "
-                      "this plan and {:.3f} with --eplb-algorithm deepseek.",
-                      mean_of(report.after.certificates, even_over_mean), *deepseek)}});
-  }
+  steps.push_back({{"text", "The plan " + dispatch_text(report.options.dispatch, settings) + "."}});
   if (bound > 1.005) {
     const auto enough = enough_redundant_experts(report);
     if (!enough) return enough.error();
@@ -232,6 +219,7 @@ Result<Json> as_json(const Report& report, const Settings& settings) {
   Json json = {{"source", settings.plan.load},
                {"verdict", verdict(before, after)},
                {"algorithm", report.after.algorithm},
+               {"dispatch", dispatch_name(report.options.dispatch)},
                {"num_layers", report.load.num_layers},
                {"num_experts", report.load.num_logical_experts},
                {"ep_size", report.options.num_ranks},
@@ -257,7 +245,7 @@ Result<Json> as_json(const Report& report, const Settings& settings) {
   json["copies"] = copies_of(report.after.placement);
   for (const auto& [key, placement] : {std::pair{"rank_load_before", &report.before},
                                        std::pair{"rank_load", &report.after.placement}}) {
-    auto loads = rank_loads(*placement, report.load);
+    auto loads = rank_loads(*placement, report);
     if (!loads) return loads.error();
     json[key] = std::move(*loads);
   }

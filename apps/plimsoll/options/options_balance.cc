@@ -34,6 +34,16 @@ std::vector<Option> placement_options() {
        .field = [](Settings& s) -> Field { return &s.engine.eplb_algorithm; },
        .choices = {eplb_algorithms().begin(), eplb_algorithms().end()},
        .help = "How a placement is planned from recorded load."},
+      {.name = "for",
+       .section = kPlacement,
+       .value_name = "ENGINE",
+       .commands = kPlan | kReport,
+       .field = [](Settings& s) -> Field { return &s.plan.target; },
+       .choices = {"plimsoll", "sglang", "vllm", "tensorrt-llm"},
+       .help =
+           "The engine that will run the plan. It sets the dispatch that is planned for: exact "
+           "for plimsoll, static for sglang (or dynamic or even, with --ep-dispatch-algorithm), "
+           "even for vllm and tensorrt-llm; and refuses files that the engine does not read."},
       {.name = "enable-eplb",
        .section = kPlacement,
        .commands = kServing,

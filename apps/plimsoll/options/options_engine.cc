@@ -71,11 +71,14 @@ std::vector<Option> parallel_options() {
       {.name = "ep-dispatch-algorithm",
        .section = kParallel,
        .value_name = "A",
-       .commands = kServing,
+       .commands = kServing | kPlan | kReport,
        .field = [](Settings& s) -> Field { return &s.engine.ep_dispatch_algorithm; },
-       .choices = {"static", "dynamic", "exact"},
+       .choices = {"static", "dynamic", "exact", "even"},
        .help = "Which copy of an expert serves a token: the nearest, a random one, or the one that "
-               "makes the fullest rank as light as it can be."},
+               "makes the fullest rank as light as it can be. For plan and report: what the engine "
+               "that runs the plan will do, static and dynamic as SGLang does them with an "
+               "all-to-all backend and this many --nnodes; even, for these two only, splits an "
+               "expert's tokens evenly over its copies."},
       {.name = "enable-waterfill",
        .alias = "enable-deepep-waterfill",
        .section = kParallel,

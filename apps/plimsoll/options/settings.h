@@ -36,6 +36,7 @@ struct PlanSettings {
   int num_groups = 0;                   // 0: the model has none
   int max_moved_experts = -1;           // -1: any number
   int64_t expert_bytes = 0;             // 0: not known
+  std::string target;                   // the engine that will run the plan; empty: Plimsoll
   bool explain = false;
   std::string layers;  // "3-60": of the model; empty: all
   std::string out;

@@ -4,6 +4,7 @@
 
 #include "balance/eplb/eplb_check.h"
 #include "balance/eplb/packing.h"
+#include "balance/measure/each_layer.h"
 #include "plimsoll/eplb.h"
 
 namespace plimsoll {
@@ -69,6 +70,8 @@ class NodePlan {
         num_experts_(num_experts),
         slots_per_rank_(slots_per_rank),
         load_(static_cast<size_t>(num_steps) * num_experts),
+        score_(load_.size()),
+        block_peak_(static_cast<size_t>(num_steps) * num_blocks()),
         total_(num_experts),
         copies_(num_experts),
         expert_of_copy_(num_slots),
@@ -116,7 +119,7 @@ class NodePlan {
  private:
   void replicate() {
     std::fill(copies_.begin(), copies_.end(), 1);
-    for (int s = 0; s < num_steps_; ++s) find_peak(s);
+    if (expert_of_copy_.size() > copies_.size()) score_all();
     for (size_t i = 0; i < expert_of_copy_.size(); ++i) {
       int32_t expert = static_cast<int32_t>(i);
       index_of_copy_[i] = 0;
@@ -124,6 +127,8 @@ class NodePlan {
         expert = most_relieving();
         index_of_copy_[i] = copies_[expert]++;
         for (int s = 0; s < num_steps_; ++s) {
+          score_expert(s, expert);
+          find_block_peak(s, expert / kBlock);
           if (peaks_[s].expert == expert || peaks_[s].runner_up == expert) find_peak(s);
         }
       }
@@ -131,28 +136,55 @@ class NodePlan {
     }
   }
 
-  void find_peak(int step) {
-    const float* load = &load_[static_cast<size_t>(step) * num_experts_];
-    float best = -1;
-    float second = -1;
-    StepPeak& peak = peaks_[step];
-    for (int i = 0; i < num_experts_; ++i) {
-      // The reference keeps loads apart by adding a little with the expert's position.
-      const float jitter = static_cast<float>(first_position_ + i) * 1e-4f;
-      const float score = (load[i] + jitter) / static_cast<float>(copies_[i]);
-      if (score > best) {
-        second = best;
-        peak.runner_up = peak.expert;
-        best = score;
-        peak.expert = i;
-      } else if (score > second) {
-        second = score;
-        peak.runner_up = i;
-      }
+  // The experts of a step in blocks, and each block's fullest copy: the first of equals.
+  static constexpr int kBlock = 16;
+
+  int num_blocks() const { return (num_experts_ + kBlock - 1) / kBlock; }
+
+  void score_expert(int step, int i) {
+    const size_t at = static_cast<size_t>(step) * num_experts_ + i;
+    // The reference keeps loads apart by adding a little with the expert's position.
+    const float jitter = static_cast<float>(first_position_ + i) * 1e-4f;
+    score_[at] = (load_[at] + jitter) / static_cast<float>(copies_[i]);
+  }
+
+  void find_block_peak(int step, int block) {
+    const float* score = &score_[static_cast<size_t>(step) * num_experts_];
+    int best = block * kBlock;
+    const int end = std::min(best + kBlock, num_experts_);
+    for (int i = best + 1; i < end; ++i) {
+      if (score[i] > score[best]) best = i;
     }
-    peak.load = best;
-    const float if_copied = load[peak.expert] / static_cast<float>(copies_[peak.expert] + 1);
-    peak.load_if_copied = std::max(second, if_copied);
+    block_peak_[static_cast<size_t>(step) * num_blocks() + block] = best;
+  }
+
+  void score_all() {
+    for (int s = 0; s < num_steps_; ++s) {
+      for (int i = 0; i < num_experts_; ++i) score_expert(s, i);
+      for (int block = 0; block < num_blocks(); ++block) find_block_peak(s, block);
+      find_peak(s);
+    }
+  }
+
+  void find_peak(int step) {
+    const float* score = &score_[static_cast<size_t>(step) * num_experts_];
+    const int32_t* peaks = &block_peak_[static_cast<size_t>(step) * num_blocks()];
+    int best = peaks[0];
+    for (int block = 1; block < num_blocks(); ++block) {
+      if (score[peaks[block]] > score[best]) best = peaks[block];
+    }
+    float second = -1;
+    int runner_up = 0;
+    const auto follow = [&](int i) {
+      if (i != best && score[i] > second) second = score[i], runner_up = i;
+    };
+    for (int block = 0; block < num_blocks(); ++block) follow(peaks[block]);
+    const int begin = best / kBlock * kBlock;
+    const int end = std::min(begin + kBlock, num_experts_);
+    for (int i = begin; i < end; ++i) follow(i);
+    const float if_copied = load_[static_cast<size_t>(step) * num_experts_ + best] /
+                            static_cast<float>(copies_[best] + 1);
+    peaks_[step] = {best, runner_up, score[best], std::max(second, if_copied)};
   }
 
   // The expert whose next copy leaves the smallest sum of peaks; the lowest of equals.
@@ -182,7 +214,9 @@ class NodePlan {
   const int slots_per_rank_;
   int first_position_ = 0;
   int64_t first_column_ = 0;
-  std::vector<float> load_;  // [step, expert]
+  std::vector<float> load_;          // [step, expert]
+  std::vector<float> score_;         // [step, expert], the load of each copy
+  std::vector<int32_t> block_peak_;  // [step, block]
   std::vector<int64_t> total_;
   std::vector<int32_t> copies_;
   std::vector<int32_t> expert_of_copy_;
@@ -255,9 +289,9 @@ Result<EplbAnswer> eplb_deepseek_vec(const EplbSizes& sizes,
   const int experts_per_node = s.num_logical_experts / s.num_nodes;
   const int slots_per_node = s.num_physical_experts / s.num_nodes;
   EplbAnswer answer = make_eplb_answer(s);
-  NodePlan plan(num_steps, static_cast<int64_t>(per_step), experts_per_node, slots_per_node,
-                s.num_physical_experts / s.num_ranks);
-  for (int l = 0; l < s.num_layers; ++l) {
+  for_each_layer(s.num_layers, 0, [&](int l) {
+    NodePlan plan(num_steps, static_cast<int64_t>(per_step), experts_per_node, slots_per_node,
+                  s.num_physical_experts / s.num_ranks);
     const std::vector<int32_t> experts = experts_by_node(s, steps, num_steps, l);
     for (int node = 0; node < s.num_nodes; ++node) {
       const int32_t* logical = &experts[static_cast<size_t>(node) * experts_per_node];
@@ -274,7 +308,7 @@ Result<EplbAnswer> eplb_deepseek_vec(const EplbSizes& sizes,
         answer.logical_count[base + logical[i]] = plan.copies()[i];
       }
     }
-  }
+  });
   return answer;
 }
 

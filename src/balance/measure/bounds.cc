@@ -19,7 +19,7 @@ int64_t replica_budget_bound(std::span<const int64_t> load, int64_t num_slots, i
   };
   int64_t low = std::max<int64_t>(at_least, 1);
   if (fits(low)) return at_least;
-  int64_t high = std::max(low + 1, load.front());
+  int64_t high = std::max(low + 1, *std::max_element(load.begin(), load.end()));
   while (high - low > 1) {
     const int64_t middle = low + (high - low) / 2;
     (fits(middle) ? high : low) = middle;
@@ -29,7 +29,8 @@ int64_t replica_budget_bound(std::span<const int64_t> load, int64_t num_slots, i
 
 // Without redundancy every rank holds slots_per_rank experts, whole. Of the j * ranks + 1 heaviest,
 // some rank holds j + 1, and fills up with others.
-int64_t cardinality_bound(std::span<const int64_t> load, int num_ranks, int slots_per_rank) {
+int64_t cardinality_bound(std::vector<int64_t> load, int num_ranks, int slots_per_rank) {
+  std::sort(load.begin(), load.end(), std::greater<>());
   std::vector<int64_t> prefix(load.size() + 1, 0);
   std::partial_sum(load.begin(), load.end(), prefix.begin() + 1);
   int64_t bound = 0;
@@ -58,12 +59,14 @@ int64_t cardinality_bound(std::span<const int64_t> load, int num_ranks, int slot
 // hand.
 class AboveLevel {
  public:
-  AboveLevel(std::span<const int64_t> load, int num_ranks, int slots_per_rank)
-      : load_(load),
+  AboveLevel(std::vector<int64_t> load, int num_ranks, int slots_per_rank)
+      : load_(std::move(load)),
         num_ranks_(num_ranks),
         slots_beside_(slots_per_rank - 1),
-        num_copies_(int64_t{num_ranks} * slots_per_rank - std::ssize(load)),
-        coldest_(load.size() + 1, 0) {}
+        num_copies_(int64_t{num_ranks} * slots_per_rank - std::ssize(load_)),
+        coldest_(load_.size() + 1, 0) {
+    std::sort(load_.begin(), load_.end(), std::greater<>());
+  }
 
   int64_t bound(int64_t theta) {
     for (size_t i = 0; i < load_.size(); ++i) {
@@ -116,7 +119,7 @@ class AboveLevel {
     return theta + divide_up(needed(low).first, low);
   }
 
-  const std::span<const int64_t> load_;  // falling
+  std::vector<int64_t> load_;  // falling
   const int64_t num_ranks_;
   const int64_t slots_beside_;
   const int64_t num_copies_;
@@ -126,25 +129,27 @@ class AboveLevel {
 
 }  // namespace
 
-LowerBound lower_bound(std::span<const int64_t> sorted_load, int num_ranks, int slots_per_rank) {
-  const int64_t total = std::accumulate(sorted_load.begin(), sorted_load.end(), int64_t{0});
+LowerBound lower_bound(std::span<const int64_t> load, int num_ranks, int slots_per_rank) {
+  const int64_t total = std::accumulate(load.begin(), load.end(), int64_t{0});
   const int64_t num_slots = int64_t{num_ranks} * slots_per_rank;
   LowerBound best{divide_up(total, num_ranks), Bound::kMean};
-  const int64_t budget = replica_budget_bound(sorted_load, num_slots, best.value);
+  const int64_t budget = replica_budget_bound(load, num_slots, best.value);
   if (budget > best.value) best = {budget, Bound::kReplicaBudget};
-  if (num_slots == std::ssize(sorted_load)) {
-    const int64_t cardinality = cardinality_bound(sorted_load, num_ranks, slots_per_rank);
+  if (num_slots == std::ssize(load)) {
+    const int64_t cardinality =
+        cardinality_bound({load.begin(), load.end()}, num_ranks, slots_per_rank);
     if (cardinality > best.value) best = {cardinality, Bound::kSlotCardinality};
   }
   return best;
 }
 
-LowerBound tight_lower_bound(std::span<const int64_t> sorted_load,
+LowerBound tight_lower_bound(std::span<const int64_t> load,
                              int num_ranks,
                              int slots_per_rank,
                              int64_t reached) {
-  LowerBound best = lower_bound(sorted_load, num_ranks, slots_per_rank);
-  AboveLevel above(sorted_load, num_ranks, slots_per_rank);
+  LowerBound best = lower_bound(load, num_ranks, slots_per_rank);
+  if (best.value >= reached) return best;
+  AboveLevel above({load.begin(), load.end()}, num_ranks, slots_per_rank);
   constexpr int kSteps = 64;  // levels from half the bound up to what was reached
   for (int i = 0; i < kSteps && best.value < reached; ++i) {
     const int64_t theta = reached - (reached - best.value / 2) * i / kSteps;

@@ -13,12 +13,12 @@ struct LowerBound {
   Bound binding = Bound::kMean;
 };
 
-// sorted_load: tokens of every expert, falling. At most one copy of an expert counts on a rank.
-LowerBound lower_bound(std::span<const int64_t> sorted_load, int num_ranks, int slots_per_rank);
+// load: tokens of every expert. At most one copy of an expert counts on a rank.
+LowerBound lower_bound(std::span<const int64_t> load, int num_ranks, int slots_per_rank);
 
 // A better one, which takes longer: the slots that hot experts need together with what must lie
 // beside their copies. `reached` is a maximum that some placement has: it ends where it meets that.
-LowerBound tight_lower_bound(std::span<const int64_t> sorted_load,
+LowerBound tight_lower_bound(std::span<const int64_t> load,
                              int num_ranks,
                              int slots_per_rank,
                              int64_t reached);

@@ -59,10 +59,8 @@ class Certifier {
     set_max_load(layer, load, replicas, c);
     c.mean_load =
         static_cast<double>(std::accumulate(load.begin(), load.end(), int64_t{0})) / num_active_;
-    std::vector<int64_t> sorted(load.begin(), load.end());
-    std::sort(sorted.begin(), sorted.end(), std::greater<>());
     const LowerBound bound =
-        tight_lower_bound(sorted, num_active_, placement_.slots_per_rank(), c.max_load);
+        tight_lower_bound(load, num_active_, placement_.slots_per_rank(), c.max_load);
     c.lower_bound = bound.value;
     c.binding = bound.binding;
     c.hottest_expert =

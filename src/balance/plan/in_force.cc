@@ -15,6 +15,13 @@ struct Offer {
   LayerPlan plan;
 };
 
+int64_t num_proposals(const LayerPlan& plan, const LayerLoad& load) {
+  // About 10 ms a layer: a proposal costs more with more slots and more steps.
+  constexpr int64_t kWork = 5'000'000;
+  const int64_t cost = int64_t{plan.num_slots()} * (load.num_steps() + 1);
+  return std::clamp<int64_t>(kWork / cost, 100, 5000);
+}
+
 // What more and more moves buy in one layer: the placement in force, then better and better ones.
 std::vector<Offer> make_offers(const LayerLoad& load, const LayerPlan& in_force, int max_moved) {
   const std::vector<int64_t> steps = search_steps(load);

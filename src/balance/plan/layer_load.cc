@@ -9,7 +9,7 @@ namespace {
 // As many steps as are worth looking at: the work of planning grows with them, what they tell does
 // not.
 int num_merged_steps(const LoadHistory& load, int max_steps) {
-  constexpr int64_t kMaxPairs = int64_t{1} << 23;  // of experts, over all steps
+  constexpr int64_t kMaxPairs = int64_t{1} << 19;  // of experts, over all steps
   const int64_t pairs = int64_t{load.num_logical_experts} * load.num_logical_experts;
   const int64_t most = std::clamp<int64_t>(kMaxPairs / pairs, 1, max_steps);
   return static_cast<int>(std::min<int64_t>(load.num_steps, most));

@@ -49,9 +49,8 @@ class Contest {
 
   // Whether the layer's maximum can be told from the best.
   bool is_open(const LayerPlan& plan, int layer) const {
-    std::vector<int64_t> sorted(of(layer).begin(), of(layer).end());
-    std::sort(sorted.begin(), sorted.end(), std::greater<>());
-    return max_load(plan, layer) > lower_bound(sorted, plan.num_ranks, plan.slots_per_rank).value;
+    return max_load(plan, layer) >
+           lower_bound(of(layer), plan.num_ranks, plan.slots_per_rank).value;
   }
 
   LayerPlan best_of(LayerPlan ours, std::span<const Placement> others, int layer) const {
@@ -79,7 +78,8 @@ class Contest {
   LayerPlan improved(LayerPlan plan, int layer) const {
     LayerPlan better = plan;
     if (options_.dispatch == Dispatch::kExact) {
-      better = search_placement(plan, of(layer), num_experts_, {.num_proposals = 1000});
+      better = search_placement(plan, of(layer), num_experts_,
+                                {.num_proposals = 1000, .max_work = 200'000});
     } else {
       improve_even_plan(better, of(layer), {});
     }

@@ -23,9 +23,6 @@ int64_t sum_of_maxima(const LayerPlan& plan,
                       size_t num_experts,
                       const PlanOptions& options);
 
-// As many proposals of the local search as are worth their time.
-int64_t num_proposals(const LayerPlan& plan, const LayerLoad& load);
-
 // Moves max_moved_experts from the placement in force, where they help most. Exact routing only.
 void improve_in_force(const LoadHistory& load, const PlanOptions& options, Placement& placement);
 

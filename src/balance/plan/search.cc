@@ -52,7 +52,8 @@ class Search {
     SplitMix64 random{1};
     const int64_t first_total = total_;
     const int num_levels = std::bit_width(static_cast<uint64_t>(first_total));
-    for (int64_t i = 0; i < limits_.num_proposals && total_ > 0; ++i) {
+    work_ = 0;
+    for (int64_t i = 0; i < limits_.num_proposals && total_ > 0 && work_ < limits_.max_work; ++i) {
       Move move;
       // Where moves are few, those that gain most come first.
       if (limits_.max_moved >= 0)
@@ -66,9 +67,7 @@ class Search {
   void start_flow(StepFlow& flow, std::span<const int64_t> load) {
     flow.amount.assign(plan_.num_slots(), 0);
     flow.load.assign(plan_.num_ranks, 0);
-    std::vector<int64_t> sorted(load.begin(), load.end());
-    std::sort(sorted.begin(), sorted.end(), std::greater<>());
-    flow.capacity = lower_bound(sorted, plan_.num_ranks, plan_.slots_per_rank).value;
+    flow.capacity = lower_bound(load, plan_.num_ranks, plan_.slots_per_rank).value;
     std::vector<int64_t> left(load.begin(), load.end());
     std::vector<int32_t> copies_left(load.size());
     for (size_t e = 0; e < load.size(); ++e) copies_left[e] = rings_.count(static_cast<int32_t>(e));
@@ -100,8 +99,10 @@ class Search {
     for (int r = 0; r < plan_.num_ranks; ++r) {
       if (flow.load[r] > flow.capacity) enter(r, -1, -1);
     }
+    work_ += plan_.num_ranks;
     for (int head = 0; head < num_reached_; ++head) {
       const int rank = queue_[head];
+      work_ += plan_.slots_per_rank;
       const int begin = rank * plan_.slots_per_rank;
       for (int slot = begin; slot < begin + plan_.slots_per_rank; ++slot) {
         if (flow.amount[slot] == 0) continue;
@@ -175,6 +176,7 @@ class Search {
     int64_t total = 0;
     size_t tried = 0;
     for (; keep && tried < flows_.size(); ++tried) {
+      work_ += plan_.num_slots();
       saved_[tried].amount.swap(flows_[tried].amount);
       saved_[tried].load.swap(flows_[tried].load);
       saved_[tried].overflow = flows_[tried].overflow;
@@ -243,6 +245,7 @@ class Search {
   std::vector<int32_t> queue_;
   std::vector<uint64_t> visited_;  // [rank], the visit that reached it last
   uint64_t visit_ = 0;
+  int64_t work_ = 0;
   int num_reached_ = 0;
 };
 

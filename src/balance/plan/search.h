@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <vector>
 
@@ -19,6 +20,7 @@ namespace plimsoll {
 
 struct SearchLimits {
   int64_t num_proposals = 0;
+  int64_t max_work = std::numeric_limits<int64_t>::max();  // slots looked at
   // Copies that may come to ranks which did not hold them in `home`; -1: any number.
   int max_moved = -1;
   std::vector<int32_t> home;  // [num_slots], the placement in force, if there is one

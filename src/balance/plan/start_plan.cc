@@ -50,12 +50,14 @@ struct Builder {
 };
 
 // Every expert once, heaviest first onto the lightest rank, leaving each rank its share of the
-// redundant slots.
+// redundant slots. Where a rank gets none it is the first, which gets the heaviest expert and from
+// which the chain starts.
 void pack_whole_experts(Builder& b, int num_redundant) {
   LightestFirst lightest;
   for (int r = 0; r < b.plan.num_ranks; ++r) lightest.push({0, r});
   const auto room = [&](int rank) {
-    const int spare = num_redundant / b.plan.num_ranks + (rank < num_redundant % b.plan.num_ranks);
+    const int first_with_more = b.plan.num_ranks - num_redundant % b.plan.num_ranks;
+    const int spare = num_redundant / b.plan.num_ranks + (rank >= first_with_more);
     return b.plan.slots_per_rank - spare;
   };
   for (const int32_t e : heaviest_first(b.load)) {
