@@ -276,7 +276,7 @@ Result<EngineSetup> check_options(const EngineOptions& options, const ModelConfi
                   .chunked_prefill_size = options.chunked_prefill_size,
                   .max_dispatch_tokens_per_rank = options.max_dispatch_tokens_per_rank,
                   .max_sequence_tokens = config.max_position_embeddings,
-                  .eos_token = config.eos_token_id};
+                  .eos_tokens = config.eos_token_ids};
   setup.elastic = options.elastic;
   setup.placement_source = chosen->source;
   setup.notes = chosen->notes;

@@ -15,7 +15,10 @@ FinishReason finish_after(const Request& request,
                           const SchedulerLimits& limits,
                           int64_t num_generated,
                           int32_t token) {
-  if (token == limits.eos_token && !request.ignore_eos) return FinishReason::kStop;
+  if (std::ranges::find(limits.eos_tokens, token) != limits.eos_tokens.end() &&
+      !request.ignore_eos) {
+    return FinishReason::kStop;
+  }
   const int64_t num_tokens = static_cast<int64_t>(request.prompt.size()) + num_generated;
   const bool full = num_generated >= request.max_tokens || num_tokens >= limits.max_sequence_tokens;
   return full ? FinishReason::kLength : FinishReason::kNone;

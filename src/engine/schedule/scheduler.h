@@ -32,7 +32,7 @@ struct SchedulerLimits {
   int chunked_prefill_size = 512;          // prompt tokens per rank and step
   int max_dispatch_tokens_per_rank = 128;  // capacity of a low-latency step
   int64_t max_sequence_tokens = 4096;
-  int32_t eos_token = -1;
+  std::vector<int32_t> eos_tokens;  // each ends an answer
 
   // Of a rank's sequences together. A sequence of max_sequence_tokens must fit alone.
   int64_t max_tokens_per_rank = INT64_MAX;

@@ -98,7 +98,7 @@ TEST(Scheduler, LowLatencyStepsNeverExceedTheCapacity) {
 }
 
 TEST(Scheduler, StopsAtTheEndTokenUnlessToldNotTo) {
-  Scheduler scheduler({.eos_token = 7});
+  Scheduler scheduler({.eos_tokens = {3, 7}});
   scheduler.add(request(1, 3, 5));
   Request stubborn = request(2, 3, 5);
   stubborn.ignore_eos = true;

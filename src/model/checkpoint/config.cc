@@ -1,5 +1,9 @@
 #include "model/checkpoint/config.h"
 
+#include <algorithm>
+#include <filesystem>
+
+#include "model/checkpoint/config_spelling.h"
 #include "model/checkpoint/mapped_file.h"
 #include "model/checkpoint/quantised.h"
 #include "record/formats/json_text.h"
@@ -111,7 +115,6 @@ void read_sizes(KeyReader& read, ModelConfig& config) {
   read.integer("index_topk", config.index_topk, 1, 1 << 24);
   read.integer("max_position_embeddings", config.max_position_embeddings, 1, int64_t{1} << 32);
   read.integer("bos_token_id", config.bos_token_id, 0, 1 << 22);
-  read.integer("eos_token_id", config.eos_token_id, 0, 1 << 22);
 }
 
 void read_numbers(KeyReader& read, ModelConfig& config) {
@@ -135,6 +138,39 @@ void read_compress_ratios(KeyReader& read, ModelConfig& config) {
   for (const json& ratio : fits ? *ratios : json::array()) fits = fits && is_ratio(ratio);
   if (!fits) return read.complain("compress_ratios", *ratios, "an integer for every layer");
   for (const json& ratio : *ratios) config.compress_ratios.push_back(ratio.get<int>());
+}
+
+// One id, or several that all end an answer. Those that are there already stay.
+void read_eos_tokens(KeyReader& read, std::vector<int32_t>& ids) {
+  const json* found = read.find("eos_token_id");
+  if (found == nullptr) return;
+  const json list = found->is_array() ? *found : json::array({*found});
+  for (const json& id : list) {
+    const bool fits = id.is_number_integer() && id >= 0 && id <= (1 << 22);
+    if (!fits) return read.complain("eos_token_id", *found, "a token id, or a list of them");
+    const auto token = id.get<int32_t>();
+    if (std::ranges::find(ids, token) == ids.end()) ids.push_back(token);
+  }
+  if (ids.empty()) read.complain("eos_token_id", *found, "at least one token id");
+}
+
+// A file that is not there says nothing.
+Status read_generation_config(const std::string& path, ModelConfig& config) {
+  std::error_code ignored;
+  if (!std::filesystem::exists(path, ignored)) return ok_status();
+  const Result<MappedFile> file = MappedFile::open(path);
+  if (!file.ok()) return file.error();
+  const Result<json> parsed = parse_json(file->text());
+  if (!parsed.ok()) return Error{parsed.error().code, path + " " + parsed.error().message};
+  if (member(*parsed, "eos_token_id").is_null()) return ok_status();
+  KeyReader read(*parsed);
+  read_eos_tokens(read, config.eos_token_ids);
+  if (std::ranges::any_of(config.eos_token_ids,
+                          [&](int32_t id) { return id >= config.vocab_size; })) {
+    read.complain("eos_token_id", (*parsed)["eos_token_id"], "ids below vocab_size");
+  }
+  if (read.complaint().empty()) return ok_status();
+  return invalid_argument(path + ": " + read.complaint());
 }
 
 void read_rope_scaling(KeyReader& read, const json& object, ModelConfig& config) {
@@ -166,7 +202,8 @@ std::string inconsistency(const ModelConfig& config) {
   if (config.num_experts_per_tok > config.n_routed_experts) {
     return "num_experts_per_tok must not exceed n_routed_experts";
   }
-  if (config.eos_token_id >= config.vocab_size || config.bos_token_id >= config.vocab_size) {
+  if (std::ranges::max(config.eos_token_ids) >= config.vocab_size ||
+      config.bos_token_id >= config.vocab_size) {
     return "bos_token_id and eos_token_id must be below vocab_size";
   }
   return "";
@@ -175,10 +212,11 @@ std::string inconsistency(const ModelConfig& config) {
 }  // namespace
 
 Result<ModelConfig> parse_config(std::string_view text) {
-  const Result<json> parsed = parse_json(text);
+  Result<json> parsed = parse_json(text);
   if (!parsed.ok()) return Error{parsed.error().code, "config.json " + parsed.error().message};
+  if (!parsed->is_object()) return corrupt_file("config.json is not a JSON object");
+  if (Status status = add_official_keys(*parsed); !status.ok()) return status.error();
   const json& object = *parsed;
-  if (!object.is_object()) return corrupt_file("config.json is not a JSON object");
   KeyReader read(object);
   check_architecture(read);
   check_quantization(read, object);
@@ -188,6 +226,7 @@ Result<ModelConfig> parse_config(std::string_view text) {
   read_numbers(read, config);
   read_compress_ratios(read, config);
   read_rope_scaling(read, object, config);
+  read_eos_tokens(read, config.eos_token_ids);
   std::string complaint = read.complaint();
   if (complaint.empty()) complaint = inconsistency(config);
   if (!complaint.empty()) return invalid_argument("config.json: " + complaint);
@@ -204,6 +243,10 @@ Result<ModelConfig> load_config(const std::string& model_dir) {
   }
   Result<ModelConfig> config = parse_config(file->text());
   if (!config.ok()) return Error{config.error().code, model_dir + "/" + config.error().message};
+  if (Status status = read_generation_config(model_dir + "/generation_config.json", *config);
+      !status.ok()) {
+    return status.error();
+  }
   return config;
 }
 

@@ -1,4 +1,5 @@
-// A DeepSeek-V4 checkpoint's config.json, with the official keys.
+// A DeepSeek-V4 checkpoint's config.json, with the official keys or transformers' (see
+// config_spelling.h), and the tokens that end an answer.
 #pragma once
 
 #include <cstdint>
@@ -51,7 +52,7 @@ struct ModelConfig {
   int index_topk = 0;
   int64_t max_position_embeddings = 0;
   int32_t bos_token_id = 0;
-  int32_t eos_token_id = 0;
+  std::vector<int32_t> eos_token_ids;  // each ends an answer; one or a list in the file
 
   bool is_hash_layer(int layer_idx) const { return layer_idx < num_hash_layers; }
 };
@@ -59,6 +60,7 @@ struct ModelConfig {
 // Fails on JSON that is none, a missing key, a value out of range, or values that do not fit
 // together; the message names the key, what was found and what was expected.
 Result<ModelConfig> parse_config(std::string_view text);
+// The folder's; the eos_token_id of its generation_config.json, where there is one, count too.
 Result<ModelConfig> load_config(const std::string& model_dir);
 
 }  // namespace plimsoll
