@@ -315,7 +315,7 @@ cudaError_t attention(const AttentionInput& in,
                       cudaStream_t stream) {
   if (!fits(in, out, workspace)) return cudaErrorInvalidValue;
   if (in.tokens == 0) return cudaSuccess;
-  static const cudaError_t prepared =
+  const cudaError_t prepared =
       cudaFuncSetAttribute(attend, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
   if (prepared != cudaSuccess) return prepared;
   CUtensorMap map;

@@ -258,7 +258,7 @@ cudaError_t collapse(const HyperConnection& site,
                      cudaStream_t stream) {
   if (!fits(site, tokens, out)) return cudaErrorInvalidValue;
   if (tokens == 0) return cudaSuccess;
-  static const cudaError_t prepared =
+  const cudaError_t prepared =
       cudaFuncSetAttribute(mix, cudaFuncAttributeMaxDynamicSharedMemorySize, kMixBytes);
   if (prepared != cudaSuccess) return prepared;
   const int slices = slices_of(site.hidden);

@@ -132,7 +132,7 @@ bool fits(const IndexerInput& in) {
 cudaError_t index_scores(const IndexerInput& in, void* workspace, cudaStream_t stream) {
   if (!fits(in)) return cudaErrorInvalidValue;
   if (in.tokens == 0) return cudaSuccess;
-  static const cudaError_t prepared =
+  const cudaError_t prepared =
       cudaFuncSetAttribute(score, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
   if (prepared != cudaSuccess) return prepared;
   CUtensorMap queries, keys;

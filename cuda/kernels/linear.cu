@@ -79,7 +79,7 @@ cudaError_t launch(const LinearWeight& w,
                    cudaStream_t stream) {
   using T = Tile<kProduct, kWarpgroups, kTokens>;
   const auto kernel = linear_kernel<kProduct, kWarpgroups, kTokens, kInTurn>;
-  static const cudaError_t prepared = cudaFuncSetAttribute(
+  const cudaError_t prepared = cudaFuncSetAttribute(
       kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, T::shared_bytes(T::kMostStages));
   if (prepared != cudaSuccess) return prepared;
   Maps maps;
