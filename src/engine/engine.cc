@@ -82,16 +82,34 @@ Result<EngineSetup> make_setup(const EngineOptions& options) {
   return config.ok() ? check_options(options, *config) : Result<EngineSetup>(config.error());
 }
 
+// Of the ranks here: where they are on a GPU the first has the config alone.
+struct HeldWeights {
+  ModelWeights cpu;
+  std::unique_ptr<gpu::PackedModel> gpu;
+};
+
 // With one process these are all experts: a placement leaves out none.
-Result<ModelWeights> load_held(const Result<Checkpoint>& checkpoint,
-                               const EngineSetup& setup,
-                               const ProcessMesh* mesh) {
+Result<HeldWeights> load_held(const Result<Checkpoint>& checkpoint,
+                              const EngineSetup& setup,
+                              const ProcessMesh* mesh) {
   if (!checkpoint.ok()) return checkpoint.error();
   const Placement& placement = setup.layout.placement;
   const RankBlock ranks =
       mesh ? ranks_of(mesh->process(), mesh->num_processes(), placement.num_ranks)
            : RankBlock{0, placement.num_ranks};
-  return load_weights(*checkpoint, checkpoint->config(), experts_of(placement, ranks));
+  const ExpertFilter wanted = experts_of(placement, ranks);
+  HeldWeights held;
+  if (setup.device.kind == DeviceKind::kCpu) {
+    Result<ModelWeights> weights = load_weights(*checkpoint, checkpoint->config(), wanted);
+    if (!weights.ok()) return weights.error();
+    held.cpu = std::move(*weights);
+  } else {
+    auto model = gpu::load_packed_model(*checkpoint, place_of(setup.device.kind), wanted);
+    if (!model.ok()) return model.error();
+    held.cpu.config = checkpoint->config();
+    held.gpu = std::move(*model);
+  }
+  return held;
 }
 
 }  // namespace
@@ -100,8 +118,9 @@ Result<std::unique_ptr<Engine>> Engine::create(const EngineOptions& options) {
   ProcessMesh* const mesh = options.mesh;
   Result<EngineSetup> setup = make_setup(options);
   if (Status status = agree_on_setup(mesh, setup); !status.ok()) return status.error();
+  if (!setup->device.note.empty()) setup->notes.push_back(setup->device.note);
   Result<Checkpoint> checkpoint = Checkpoint::open(options.model_dir);
-  Result<ModelWeights> weights = load_held(checkpoint, *setup, mesh);
+  Result<HeldWeights> weights = load_held(checkpoint, *setup, mesh);
   if (Status status = agree(mesh, weights.ok() ? ok_status() : Status(weights.error()));
       !status.ok()) {
     return status.error();
@@ -112,11 +131,12 @@ Result<std::unique_ptr<Engine>> Engine::create(const EngineOptions& options) {
     if (!group.ok()) return group.error();
     processes.emplace(*mesh, std::move(*group), std::move(*checkpoint));
   }
-  return std::unique_ptr<Engine>(
-      new Engine(std::move(*weights), std::move(*setup), options, std::move(processes)));
+  return std::unique_ptr<Engine>(new Engine(std::move(weights->cpu), std::move(weights->gpu),
+                                            std::move(*setup), options, std::move(processes)));
 }
 
 Engine::Engine(ModelWeights weights,
+               std::unique_ptr<gpu::PackedModel> model,
                EngineSetup setup,
                const EngineOptions& options,
                std::optional<ProcessParts> processes)
@@ -124,6 +144,7 @@ Engine::Engine(ModelWeights weights,
       recorder_(setup_.recorder ? std::optional<Recorder>(*setup_.recorder) : std::nullopt),
       mesh_(options.mesh),
       ranks_(std::move(weights),
+             std::move(model),
              setup_.layout,
              setup_.moe,
              recorder_or_null(),

@@ -79,6 +79,7 @@ class Engine {
 
  private:
   Engine(ModelWeights weights,
+         std::unique_ptr<gpu::PackedModel> model,
          EngineSetup setup,
          const EngineOptions& options,
          std::optional<ProcessParts> processes);

@@ -260,10 +260,13 @@ Result<EngineSetup> check_options(const EngineOptions& options, const ModelConfi
   if (!max_running.ok()) return max_running.error();
   const Result<JitOptions> jit = jit_options(options);
   if (!jit.ok()) return jit.error();
+  Result<Device> device = choose_device(options);
+  if (!device.ok()) return device.error();
   Result<ChosenPlacement> chosen = choose_placement(options, config);
   if (!chosen.ok()) return chosen.error();
 
   EngineSetup setup;
+  setup.device = std::move(*device);
   setup.moe = {
       .backend = *backend,
       .max_dispatch_tokens_per_rank = options.max_dispatch_tokens_per_rank,

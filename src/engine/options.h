@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "comm/process_mesh.h"
+#include "engine/device.h"
 #include "engine/rebalance/rebalancer.h"
 #include "engine/schedule/scheduler.h"
 #include "ep/moe_rank.h"
@@ -20,6 +21,7 @@ inline constexpr int kMaxRanks = 256;  // of all processes together
 
 struct EngineOptions {
   std::string model_dir;
+  std::string device = "auto";  // auto, cpu, cuda; cuda-on-cpu: the GPU's code on the host
 
   int ep_size = 1;
   ProcessMesh* mesh = nullptr;  // the processes that hold the ranks; null: this one alone
@@ -60,6 +62,7 @@ struct EngineOptions {
 
 // The options, understood: enumerations instead of words, the placement solved.
 struct EngineSetup {
+  Device device;
   MoeOptions moe;
   SchedulerLimits limits;
   MoeLayout layout;

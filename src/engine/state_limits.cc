@@ -4,6 +4,8 @@
 #include <fstream>
 #include <string>
 
+#include "cuda/model/sequences.h"
+
 namespace plimsoll {
 namespace {
 
@@ -29,9 +31,13 @@ int64_t free_memory_bytes() {
 Status limit_state(const EngineOptions& options, const ModelConfig& config, EngineSetup& setup) {
   SchedulerLimits& limits = setup.limits;
   const int64_t num_ranks = limits.num_ranks;
-  const int64_t bytes = options.max_state_memory_mib > 0 ? options.max_state_memory_mib * kMib
-                                                         : free_memory_bytes() / 4;
-  limits.state_size = state_size(config);
+  const bool on_cpu = setup.device.kind == DeviceKind::kCpu;
+  const int64_t free_bytes = setup.device.kind == DeviceKind::kCuda
+                                 ? static_cast<int64_t>(setup.device.gpu.free_bytes)
+                                 : free_memory_bytes();
+  const int64_t bytes =
+      options.max_state_memory_mib > 0 ? options.max_state_memory_mib * kMib : free_bytes / 4;
+  limits.state_size = on_cpu ? state_size(config) : gpu::paged_state_size(config);
   limits.max_state_bytes_per_rank = bytes / num_ranks;
   if (options.max_total_tokens > 0) {
     limits.max_tokens_per_rank = options.max_total_tokens / num_ranks;

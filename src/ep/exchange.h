@@ -33,6 +33,7 @@ struct DispatchInput {
   const float* rows = nullptr;      // [num_tokens, hidden_size]
   std::span<const float> weights;   // [num_tokens, num_columns]
   std::span<const Target> targets;  // [num_tokens, num_columns]
+  float* results = nullptr;  // [num_tokens, num_columns, hidden_size], in-place exchange only
 };
 
 // One row for an expert to compute: out = weight-scaled expert(row), both of hidden_size floats.

@@ -1,6 +1,7 @@
 #include "ep/moe_rank.h"
 
 #include <algorithm>
+#include <array>
 
 #include "ep/stopwatch.h"
 
@@ -9,16 +10,17 @@ namespace plimsoll {
 MoeRank::MoeRank(Communicator& comm,
                  const MoeLayout& layout,
                  const MoeOptions& options,
-                 ExpertCompute compute)
+                 MoeCompute& compute)
     : comm_(comm),
       layout_(layout),
       options_(options),
-      compute_(std::move(compute)),
+      compute_(compute),
       num_columns_(options.top_k + (options.route.waterfill ? 1 : 0)),
       workspace_(layout.tables.front()),
       plan_(layout.tables.front()),
       normal_(
           comm, layout.tables.front().slots_per_rank() + 1, options.backend == A2aBackend::kNone),
+      in_place_(comm, layout.tables.front().slots_per_rank() + 1),
       my_counts_(layout.placement.num_logical_experts + 1),
       all_counts_(my_counts_.size() * comm.num_ranks()),
       counts_(static_cast<size_t>(comm.num_ranks()) * layout.placement.num_logical_experts),
@@ -28,6 +30,7 @@ Status MoeRank::run(int layer_idx, StepMode mode, const MoeTokens& tokens, float
   Stopwatch watch;
   if (Status status = choose_targets(layer_idx, tokens); !status.ok()) return status;
   watch.lap(seconds_.routing);
+  if (compute_.reaches_all_rows()) return exchange(layer_idx, tokens, in_place_, out);
   if (mode == StepMode::kNormal || options_.backend == A2aBackend::kNone) {
     return exchange(layer_idx, tokens, normal_, out);
   }
@@ -93,24 +96,31 @@ void MoeRank::set_targets(const MoeTokens& tokens) {
 template <typename Exchange>
 Status MoeRank::exchange(int layer_idx, const MoeTokens& tokens, Exchange& exchange, float* out) {
   Stopwatch watch;
-  const DispatchInput input{.num_tokens = tokens.num_tokens,
-                            .num_columns = num_columns_,
-                            .hidden_size = options_.hidden_size,
-                            .rows = tokens.rows,
-                            .weights = weights_,
-                            .targets = targets_};
+  const DispatchInput input{
+      .num_tokens = tokens.num_tokens,
+      .num_columns = num_columns_,
+      .hidden_size = options_.hidden_size,
+      .rows = tokens.rows,
+      .weights = weights_,
+      .targets = targets_,
+      .results = compute_.reaches_all_rows() ? compute_.result_rows(targets_.size()) : nullptr};
   if (Status status = exchange.dispatch(input); !status.ok()) return status;
   watch.lap(seconds_.dispatch);
   // Rows travel meanwhile.
-  if (!options_.route.waterfill) compute_shared_at_home(layer_idx, tokens);
+  if (!options_.route.waterfill) {
+    if (Status status = compute_shared_at_home(layer_idx, tokens); !status.ok()) return status;
+  }
   watch.lap(seconds_.experts);
   if (Status status = exchange.receive(work_); !status.ok()) return status;
   watch.lap(seconds_.dispatch);
-  compute_experts(layer_idx);
+  if (Status status = compute_experts(layer_idx); !status.ok()) return status;
   watch.lap(seconds_.experts);
   results_.resize(targets_.size());
   if (Status status = exchange.combine(results_); !status.ok()) return status;
-  sum_results(tokens.num_tokens, out);
+  if (Status status = compute_.sum_results(results_, tokens.num_tokens, shared_at_home_, out);
+      !status.ok()) {
+    return status;
+  }
   traffic_ = exchange.traffic();
   watch.lap(seconds_.combine);
   return ok_status();
@@ -126,46 +136,42 @@ int MoeRank::expert_in(int layer_idx, int slot) const {
   return std::ranges::find(plan_.copies, wide, &JitCopy::slot)->expert;
 }
 
-void MoeRank::compute_experts(int layer_idx) {
+Status MoeRank::compute_experts(int layer_idx) {
   const double start = thread_cpu_seconds();
-  int64_t num_experts = 0;
   const int slots_per_rank = layout_.tables.front().slots_per_rank();
+  int64_t num_experts = 0;
+  slots_.assign(slots_per_rank + 1, kSharedExpert);
   for (int s = 0; s <= slots_per_rank; ++s) {
-    const auto rows = std::span<const ExpertRow>(work_.rows)
-                          .subspan(work_.first[s], work_.first[s + 1] - work_.first[s]);
-    if (rows.empty()) continue;
-    compute_(layer_idx, s < slots_per_rank ? expert_in(layer_idx, s) : kSharedExpert, rows);
+    if (work_.first[s] == work_.first[s + 1]) continue;
+    if (s < slots_per_rank) slots_[s] = expert_in(layer_idx, s);
     ++num_experts;
+  }
+  if (num_experts > 0) {
+    const Status status = compute_.compute_experts(layer_idx, slots_, work_);
+    if (!status.ok()) return status;
   }
   const auto num_tokens = static_cast<int64_t>(work_.rows.size());
   expert_times_.add(num_experts, num_tokens, thread_cpu_seconds() - start);
+  return ok_status();
 }
 
-void MoeRank::compute_shared_at_home(int layer_idx, const MoeTokens& tokens) {
+Status MoeRank::compute_shared_at_home(int layer_idx, const MoeTokens& tokens) {
   const double start = thread_cpu_seconds();
-  shared_at_home_.resize(static_cast<size_t>(tokens.num_tokens) * options_.hidden_size);
+  float* const out = compute_.shared_rows(tokens.num_tokens);
+  shared_at_home_ = out;
   work_.rows.resize(tokens.num_tokens);
+  work_.first.assign({0, tokens.num_tokens});
   for (int t = 0; t < tokens.num_tokens; ++t) {
     const size_t offset = static_cast<size_t>(t) * options_.hidden_size;
-    work_.rows[t] = {tokens.rows + offset, 1, shared_at_home_.data() + offset};
+    work_.rows[t] = {tokens.rows + offset, 1, out + offset};
   }
-  if (tokens.num_tokens > 0) compute_(layer_idx, kSharedExpert, work_.rows);
+  if (tokens.num_tokens > 0) {
+    const std::array slots = {int32_t{kSharedExpert}};
+    const Status status = compute_.compute_experts(layer_idx, slots, work_);
+    if (!status.ok()) return status;
+  }
   expert_times_.add(1, tokens.num_tokens, thread_cpu_seconds() - start);
-}
-
-void MoeRank::sum_results(int num_tokens, float* out) const {
-  const int hidden_size = options_.hidden_size;
-  for (int t = 0; t < num_tokens; ++t) {
-    const float* const* results = results_.data() + static_cast<size_t>(t) * num_columns_;
-    float* sum = out + static_cast<size_t>(t) * hidden_size;
-    const auto add = [&](const float* row) {
-      for (int i = 0; i < hidden_size; ++i) sum[i] += row[i];
-    };
-    std::copy_n(results[0], hidden_size, sum);
-    for (int j = 1; j < num_columns_; ++j) add(results[j]);
-    if (!options_.route.waterfill)
-      add(shared_at_home_.data() + static_cast<size_t>(t) * hidden_size);
-  }
+  return ok_status();
 }
 
 }  // namespace plimsoll

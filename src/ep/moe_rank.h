@@ -5,16 +5,17 @@
 // float32.
 #pragma once
 
-#include <functional>
 #include <memory>
 #include <span>
 #include <utility>
 #include <vector>
 
 #include "comm/communicator.h"
+#include "ep/exchange_in_place.h"
 #include "ep/exchange_low_latency.h"
 #include "ep/exchange_normal.h"
 #include "ep/expert_times.h"
+#include "ep/moe_compute.h"
 #include "ep/moe_layout.h"
 #include "plimsoll/just_in_time.h"
 #include "plimsoll/result.h"
@@ -32,15 +33,7 @@ struct MoeOptions {
   RouteOptions route;
 };
 
-// The logical id under which the shared expert is computed.
-inline constexpr int kSharedExpert = -1;
-
-// Computes out = weight * expert(row) for rows of one logical expert, each independently of the
-// others.
-using ExpertCompute =
-    std::function<void(int layer_idx, int logical_expert, std::span<const ExpertRow> rows)>;
-
-// A rank's tokens at an MoE layer.
+// A rank's tokens at an MoE layer: the choices on the host, the rows where its MoeCompute works.
 struct MoeTokens {
   int num_tokens = 0;
   const float* rows = nullptr;        // [num_tokens, hidden_size]
@@ -57,11 +50,11 @@ struct MoeSeconds {
 
 class MoeRank {
  public:
-  // `comm` and `layout` must outlive the rank; the layout may change between runs (switch_layer).
+  // All references must outlive the rank; the layout may change between runs (switch_layer).
   MoeRank(Communicator& comm,
           const MoeLayout& layout,
           const MoeOptions& options,
-          ExpertCompute compute);
+          MoeCompute& compute);
 
   // out [num_tokens, hidden_size] = the routed experts' sum + the shared expert. Collective.
   Status run(int layer_idx, StepMode mode, const MoeTokens& tokens, float* out);
@@ -82,19 +75,19 @@ class MoeRank {
   template <typename Exchange>
   Status exchange(int layer_idx, const MoeTokens& tokens, Exchange& exchange, float* out);
   int expert_in(int layer_idx, int slot) const;
-  void compute_experts(int layer_idx);
-  void compute_shared_at_home(int layer_idx, const MoeTokens& tokens);
-  void sum_results(int num_tokens, float* out) const;
+  Status compute_experts(int layer_idx);
+  Status compute_shared_at_home(int layer_idx, const MoeTokens& tokens);
 
   Communicator& comm_;
   const MoeLayout& layout_;
   MoeOptions options_;
-  ExpertCompute compute_;
+  MoeCompute& compute_;
   int num_columns_;  // top_k, and one more where the shared expert is routed
 
   JitWorkspace workspace_;
   JitPlan plan_;
   NormalExchange normal_;
+  InPlaceExchange in_place_;
   std::unique_ptr<LowLatencyExchange> low_latency_;
   ExpertWork work_;
   ExchangeTraffic traffic_;
@@ -108,7 +101,8 @@ class MoeRank {
   std::vector<Target> targets_;                       // [T, columns]
   std::vector<float> weights_;                        // [T, columns]
   std::vector<const float*> results_;                 // [T, columns]
-  std::vector<float> shared_at_home_;                 // [T, hidden_size]
+  const float* shared_at_home_ = nullptr;             // [T, hidden_size]; null with waterfill
+  std::vector<int32_t> slots_;                        // of this rank, the shared expert last
 };
 
 }  // namespace plimsoll

@@ -98,7 +98,8 @@ void check(const Case& test) {
   for (int r = 0; r < test.num_ranks; ++r) {
     threads.emplace_back([&, r] {
       const auto comm = group.connect(r);
-      MoeRank rank(*comm, *layout, options, fake_expert);
+      HostMoeCompute compute(kHidden, fake_expert);
+      MoeRank rank(*comm, *layout, options, compute);
       std::mt19937 random(r);
       for (int step = 0; step < 5; ++step) {
         const Batch batch = random_batch((random() % 40) * (step != 3 || r == 0), random);
@@ -151,7 +152,8 @@ TEST(MoeRank, RefusesMoreTokensThanALowLatencyStepHolds) {
   const auto layout = make_moe_layout(*placement, options.route);
   ThreadGroup group(1);
   const auto comm = group.connect(0);
-  MoeRank rank(*comm, *layout, options, fake_expert);
+  HostMoeCompute compute(kHidden, fake_expert);
+  MoeRank rank(*comm, *layout, options, compute);
   std::mt19937 random(1);
   const Batch batch = random_batch(5, random);
   std::vector<float> out(batch.rows.size());

@@ -22,6 +22,16 @@ std::vector<Option> parallel_options() {
        .help =
            "Expert-parallel ranks; each is a thread, pinned to a core where cores suffice. Spread "
            "evenly over the processes that mpirun started, one in each unless more are asked for."},
+      {.name = "device",
+       .section = kParallel,
+       .value_name = "D",
+       .commands = kServing,
+       .field = [](Settings& s) -> Field { return &s.engine.device; },
+       .choices = {"auto", "cpu", "cuda", "cuda-on-cpu"},
+       .help =
+           "What the ranks compute on. cuda: all of them on one GPU, in float32 by plain kernels; "
+           "auto: a GPU where this build has CUDA and one is usable, and a line says which and "
+           "why; cuda-on-cpu: the GPU's code run on the CPU, for tests."},
       {.name = "rank-timeout-seconds",
        .section = kParallel,
        .value_name = "S",

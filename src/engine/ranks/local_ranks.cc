@@ -5,12 +5,14 @@
 namespace plimsoll {
 
 LocalRanks::LocalRanks(ModelWeights weights,
+                       std::unique_ptr<gpu::PackedModel> model,
                        MoeLayout& layout,
                        const MoeOptions& options,
                        Recorder* recorder,
                        bool pin_ranks,
                        std::optional<ProcessParts> processes)
     : weights_(std::move(weights)),
+      model_(std::move(model)),
       layout_(layout),
       options_(options),
       recorder_(recorder),
@@ -24,7 +26,7 @@ void LocalRanks::start() {
   if (group != nullptr) {
     moves_.emplace(processes_->checkpoint, weights_, layout_, options_.route, group->local());
   }
-  team_.emplace(weights_, layout_, options_, recorder_, pin_ranks_, group);
+  team_.emplace(weights_, model_.get(), layout_, options_, recorder_, pin_ranks_, group);
 }
 
 Status LocalRanks::restart(const Regroup& regroup) {

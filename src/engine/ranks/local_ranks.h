@@ -29,8 +29,10 @@ struct ProcessParts {
 
 class LocalRanks {
  public:
-  // `layout` and `recorder` (or null) must outlive the ranks. No `processes`: all ranks are here.
+  // `layout` and `recorder` (or null) must outlive the ranks. With a `model` the ranks are on a
+  // GPU, and `weights` holds the config alone. No `processes`: all ranks are here.
   LocalRanks(ModelWeights weights,
+             std::unique_ptr<gpu::PackedModel> model,
              MoeLayout& layout,
              const MoeOptions& options,
              Recorder* recorder,
@@ -59,6 +61,7 @@ class LocalRanks {
   Status load_missing();
 
   ModelWeights weights_;
+  const std::unique_ptr<gpu::PackedModel> model_;
   MoeLayout& layout_;
   const MoeOptions options_;
   Recorder* const recorder_;

@@ -3,6 +3,9 @@
 #include <pthread.h>
 #include <sched.h>
 
+#include "engine/ranks/cpu_compute.h"
+#include "engine/ranks/gpu_compute.h"
+
 namespace plimsoll {
 namespace {
 
@@ -25,9 +28,16 @@ void pin(std::jthread& thread, int core) {
   pthread_setaffinity_np(thread.native_handle(), sizeof set, &set);
 }
 
+std::unique_ptr<RankCompute> make_compute(const ModelWeights& weights,
+                                          const gpu::PackedModel* model) {
+  if (model != nullptr) return std::make_unique<GpuCompute>(*model);
+  return std::make_unique<CpuCompute>(weights);
+}
+
 }  // namespace
 
 RankTeam::RankTeam(const ModelWeights& weights,
+                   const gpu::PackedModel* model,
                    const MoeLayout& layout,
                    const MoeOptions& options,
                    Recorder* recorder,
@@ -43,8 +53,9 @@ RankTeam::RankTeam(const ModelWeights& weights,
   pin_ranks = pin_ranks && num_host_ranks <= static_cast<int>(cores.size());
   for (int r = local_.first; r < local_.first + local_.count; ++r) {
     communicators_.push_back(processes ? processes->connect(r) : group_.connect(r));
-    workers_.push_back(std::make_unique<RankWorker>(
-        weights, *communicators_.back(), layout, options, recorder ? &recorder->rank(r) : nullptr));
+    workers_.push_back(std::make_unique<RankWorker>(weights.config, make_compute(weights, model),
+                                                    *communicators_.back(), layout, options,
+                                                    recorder ? &recorder->rank(r) : nullptr));
   }
   for (int i = 0; i < local_.count; ++i) {
     threads_.emplace_back([this, i] { serve(i); });

@@ -8,6 +8,7 @@
 
 #include "comm/process_group.h"
 #include "comm/thread_group.h"
+#include "cuda/model/packed_model.h"
 #include "engine/ranks/rank_worker.h"
 #include "engine/schedule/step.h"
 
@@ -16,8 +17,10 @@ namespace plimsoll {
 class RankTeam {
  public:
   // Starts one thread for each rank of the layout, or for those that `processes` (or null) has in
-  // this process. `weights`, `layout`, `recorder` (or null) and `processes` must outlive the team.
+  // this process. They compute with `model` on a GPU where it is not null, else with `weights`. All
+  // these and `layout`, `recorder` (or null) and `processes` must outlive the team.
   RankTeam(const ModelWeights& weights,
+           const gpu::PackedModel* model,
            const MoeLayout& layout,
            const MoeOptions& options,
            Recorder* recorder,

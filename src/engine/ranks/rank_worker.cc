@@ -1,26 +1,21 @@
 #include "engine/ranks/rank_worker.h"
 
 #include <algorithm>
-#include <string>
 
 #include "ep/stopwatch.h"
 
 namespace plimsoll {
 
-RankWorker::RankWorker(const ModelWeights& weights,
+RankWorker::RankWorker(const ModelConfig& config,
+                       std::unique_ptr<RankCompute> compute,
                        Communicator& comm,
                        const MoeLayout& layout,
                        const MoeOptions& options,
                        RankRecorder* recorder)
-    : weights_(weights),
+    : config_(config),
       recorder_(recorder),
-      moe_(comm,
-           layout,
-           options,
-           [this](int layer_idx, int logical_expert, std::span<const ExpertRow> rows) {
-             compute_expert(layer_idx, logical_expert, rows);
-           }),
-      forward_(weights) {}
+      compute_(std::move(compute)),
+      moe_(comm, layout, options, *compute_) {}
 
 Status RankWorker::run(const RankPlan& plan,
                        StepMode mode,
@@ -36,46 +31,27 @@ Status RankWorker::run(const RankPlan& plan,
   if (Status status = open_segments(plan); !status.ok()) return status;
   if (recorder_) begin_recording(plan);
   watch.lap(seconds_.other);
-  for (int l = 0; l < weights_.config.num_hidden_layers; ++l) {
+  for (int l = 0; l < config_.num_hidden_layers; ++l) {
     if (Status status = run_layer(l, plan, mode, result); !status.ok()) return status;
     if (balance) append_layer(*balance, moe_.last_plan(), moe_.last_expert_counts());
     result.traffic.num_messages += moe_.last_traffic().num_messages;
     result.traffic.num_bytes += moe_.last_traffic().num_bytes;
   }
   watch = {};
-  finish_segments(plan, result);
-  forward_.end();
+  if (Status status = finish_segments(plan, result); !status.ok()) return status;
+  compute_->end();
   watch.lap(seconds_.other);
   result.seconds = seconds_;
   return ok_status();
 }
 
-void RankWorker::drop(std::span<const int64_t> sequence_ids) {
-  for (int64_t id : sequence_ids) sequences_.erase(id);
-}
-
 Status RankWorker::open_segments(const RankPlan& plan) {
   drop(plan.closed);
   for (const ArrivedSequence& sequence : plan.arrived) {
-    sequences_.insert_or_assign(sequence.sequence_id, std::move(*sequence.state));
+    const Status taken = compute_->take_over(sequence.sequence_id, std::move(*sequence.state));
+    if (!taken.ok()) return taken;
   }
-  segments_.clear();
-  for (const SegmentPlan& segment : plan.segments) {
-    const auto [sequence, is_new] = sequences_.try_emplace(segment.sequence_id);
-    if (is_new) {
-      sequence->second = make_sequence_state(weights_.config);
-      sequence->second.prompt_tokens = segment.prompt_tokens;
-      sequence->second.padding_tokens = segment.padding_tokens;
-    }
-    if (sequence->second.num_tokens != segment.first_position) {
-      return invalid_argument("sequence " + std::to_string(segment.sequence_id) + " holds " +
-                              std::to_string(sequence->second.num_tokens) +
-                              " tokens, but the step continues it at position " +
-                              std::to_string(segment.first_position));
-    }
-    segments_.push_back({&sequence->second, segment.tokens});
-  }
-  return forward_.begin(segments_);
+  return compute_->begin(plan.segments);
 }
 
 void RankWorker::begin_recording(const RankPlan& plan) {
@@ -96,13 +72,14 @@ void RankWorker::begin_recording(const RankPlan& plan) {
       {.input_ids = input_ids_, .positions = positions_, .extend_seq_lens = prompt_lens_});
 }
 
-void RankWorker::hand_over_layer(int layer_idx, const RankPlan& plan) {
+Status RankWorker::hand_over_layer(int layer_idx, const RankPlan& plan) {
   for (size_t i = 0; i < plan.segments.size(); ++i) {
     if (!plan.segments[i].hand_over || !layer_sink_) continue;
-    std::vector<std::byte> record;
-    serialize_layer(weights_.config, *segments_[i].state, layer_idx, record);
-    layer_sink_(plan.segments[i].sequence_id, layer_idx, std::move(record));
+    Result<std::vector<std::byte>> record = compute_->layer_record(static_cast<int>(i), layer_idx);
+    if (!record.ok()) return record.error();
+    layer_sink_(plan.segments[i].sequence_id, layer_idx, std::move(*record));
   }
+  return ok_status();
 }
 
 Status RankWorker::run_layer(int layer_idx,
@@ -110,29 +87,27 @@ Status RankWorker::run_layer(int layer_idx,
                              StepMode mode,
                              RankResult& result) {
   Stopwatch watch;
-  forward_.attention(layer_idx);
+  if (Status status = compute_->attention(layer_idx); !status.ok()) return status;
   watch.lap(seconds_.attention);
-  hand_over_layer(layer_idx, plan);
-  const GateResult gate = forward_.gate(layer_idx);
-  const int32_t* ids = gate.topk_ids;
+  if (Status status = hand_over_layer(layer_idx, plan); !status.ok()) return status;
+  const Result<MoeTokens> tokens = compute_->gate(layer_idx);
+  if (!tokens.ok()) return tokens.error();
+  const int32_t* ids = tokens->topk_ids;
   if (recorder_) {
-    const size_t num_ids =
-        static_cast<size_t>(gate.num_tokens) * weights_.config.num_experts_per_tok;
+    const size_t num_ids = static_cast<size_t>(tokens->num_tokens) * config_.num_experts_per_tok;
     recorder_->record_layer(layer_idx, {ids, num_ids});
   }
   for (size_t i = 0; i < plan.segments.size(); ++i) {
-    const size_t num_ids = plan.segments[i].tokens.size() * weights_.config.num_experts_per_tok;
+    const size_t num_ids = plan.segments[i].tokens.size() * config_.num_experts_per_tok;
     if (plan.segments[i].return_expert_ids) {
       std::vector<int32_t>& all = result.segments[i].expert_ids;
       all.insert(all.end(), ids, ids + num_ids);
     }
     ids += num_ids;
   }
-  moe_out_.resize(static_cast<size_t>(gate.num_tokens) * weights_.config.hidden_size);
   watch.lap(seconds_.other);
 
-  const MoeTokens tokens{gate.num_tokens, gate.rows, gate.topk_ids, gate.topk_weights};
-  if (Status status = moe_.run(layer_idx, mode, tokens, moe_out_.data()); !status.ok()) {
+  if (Status status = moe_.run(layer_idx, mode, *tokens, compute_->moe_rows()); !status.ok()) {
     return status;
   }
   const MoeSeconds moe_seconds = moe_.take_seconds();
@@ -143,17 +118,9 @@ Status RankWorker::run_layer(int layer_idx,
   result.expert_times += moe_.take_expert_times();
 
   watch = {};
-  forward_.finish_moe(layer_idx, moe_out_.data());
+  const Status finished = compute_->finish_moe(layer_idx);
   watch.lap(seconds_.other);
-  return ok_status();
-}
-
-void RankWorker::compute_expert(int layer_idx,
-                                int logical_expert,
-                                std::span<const ExpertRow> rows) {
-  const LayerWeights& layer = weights_.layers[layer_idx];
-  expert_rows(logical_expert == kSharedExpert ? layer.shared_expert : layer.experts[logical_expert],
-              weights_.config.swiglu_limit, rows, expert_scratch_);
+  return finished;
 }
 
 // Lists the rows of the step whose logits somebody wants, in order.
@@ -175,9 +142,9 @@ void RankWorker::list_wanted_rows(const RankPlan& plan) {
 
 // Computes logits a block of rows at a time: each pass over the head's weights serves the whole
 // block.
-void RankWorker::finish_segments(const RankPlan& plan, RankResult& result) {
+Status RankWorker::finish_segments(const RankPlan& plan, RankResult& result) {
   constexpr size_t kBlockRows = 64;
-  const size_t vocab_size = weights_.config.vocab_size;
+  const size_t vocab_size = config_.vocab_size;
   list_wanted_rows(plan);
   std::vector<int32_t> rows;
   for (size_t begin = 0; begin < wanted_.size(); begin += kBlockRows) {
@@ -185,13 +152,14 @@ void RankWorker::finish_segments(const RankPlan& plan, RankResult& result) {
     rows.clear();
     for (size_t i = begin; i < end; ++i) rows.push_back(wanted_[i].row);
     logits_.resize(rows.size() * vocab_size);
-    forward_.logits(rows, logits_.data());
+    if (Status status = compute_->logits(rows, logits_.data()); !status.ok()) return status;
     for (size_t i = begin; i < end; ++i) {
       use_logits(plan.segments[wanted_[i].segment], wanted_[i].token_idx,
                  std::span(logits_).subspan((i - begin) * vocab_size, vocab_size),
                  result.segments[wanted_[i].segment]);
     }
   }
+  return ok_status();
 }
 
 void RankWorker::use_logits(const SegmentPlan& plan,

@@ -26,6 +26,14 @@ class Checkpoint {
   const ModelConfig& config() const { return config_; }
   const Safetensors& tensors() const { return tensors_; }
 
+  // The tensor as it is stored, of the decoded shape given. Fails if it is missing or has another
+  // shape or form; reads no values.
+  struct Stored {
+    const TensorView* values = nullptr;
+    const TensorView* scales = nullptr;  // of quantised tensors
+  };
+  Result<Stored> locate(const std::string& name, std::span<const int64_t> shape) const;
+
   // Fails where load would for want of the tensor or its scales, or for their form; reads no
   // values.
   Status check(const std::string& name, std::span<const int64_t> shape) const;
@@ -40,11 +48,6 @@ class Checkpoint {
                                         int64_t limit) const;
 
  private:
-  struct Stored {
-    const TensorView* values = nullptr;
-    const TensorView* scales = nullptr;  // of quantised tensors
-  };
-  Result<Stored> locate(const std::string& name, std::span<const int64_t> shape) const;
   Result<const TensorView*> find(const std::string& name, std::span<const int64_t> shape) const;
 
   ModelConfig config_;

@@ -1,6 +1,9 @@
 // The sizes of one layer's attention and of the state it keeps.
 #pragma once
 
+#include <algorithm>
+#include <cstdint>
+
 namespace plimsoll {
 
 struct ModelConfig;
@@ -11,10 +14,15 @@ struct CompressorShape {
   int overlap = 1;
   int dim = 0;
 
-  int kv_dim() const { return overlap * dim; }      // raw values of a token; as many scores
-  int row_dim() const { return 2 * kv_dim(); }      // both, as the state keeps them
-  int num_rows() const { return overlap * ratio; }  // tokens the state remembers
+  constexpr int kv_dim() const { return overlap * dim; }      // raw values of a token; as many scores
+  constexpr int row_dim() const { return 2 * kv_dim(); }      // both, as the state keeps them
+  constexpr int num_rows() const { return overlap * ratio; }  // tokens the state remembers
 };
+
+// Entries that the token at `position` may see: those closed by then, the one it closes included.
+constexpr int visible_entries(const CompressorShape& shape, int64_t position, int64_t origin) {
+  return static_cast<int>(std::max<int64_t>(position + 1 - origin, 0) / shape.ratio);
+}
 
 struct LayerShape {
   int window = 0;  // tokens attention sees uncompressed, its own included

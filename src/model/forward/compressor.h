@@ -28,11 +28,6 @@ void remember_token(const Compressor& compressor,
                     const float* score,
                     CompressorState& state);
 
-// Entries that the token at `position` may see: those closed by then, the one it closes included.
-inline int visible_entries(const CompressorShape& shape, int64_t position, int64_t origin) {
-  return static_cast<int>(std::max<int64_t>(position + 1 - origin, 0) / shape.ratio);
-}
-
 struct CompressorScratch {
   std::vector<const float*> kv, score;
   std::vector<float> rotation;

@@ -2,30 +2,9 @@
 
 #include <algorithm>
 
+#include "model/kernels/top_experts.h"
+
 namespace plimsoll {
-namespace {
-
-// The k experts of the largest score + bias, best first, of equal ones the first. `best` [k] is
-// scratch.
-void pick_best(
-    const float* scores, const float* bias, int num_experts, int k, float* best, int32_t* ids) {
-  int count = 0;
-  for (int e = 0; e < num_experts; ++e) {
-    const float value = scores[e] + bias[e];
-    if (count == k && !(value > best[k - 1])) continue;
-    if (count < k) ++count;
-    int at = count - 1;
-    for (; at > 0 && value > best[at - 1]; --at) {
-      best[at] = best[at - 1];
-      ids[at] = ids[at - 1];
-    }
-    best[at] = value;
-    ids[at] = e;
-  }
-}
-
-}  // namespace
-
 void choose_experts(ForwardWorkspace& workspace, int layer_idx) {
   const ModelConfig& config = workspace.config;
   const GateWeights& gate = workspace.weights.layers[static_cast<size_t>(layer_idx)].gate;
