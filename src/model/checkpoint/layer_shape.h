@@ -14,8 +14,8 @@ struct CompressorShape {
   int overlap = 1;
   int dim = 0;
 
-  constexpr int kv_dim() const { return overlap * dim; }      // raw values of a token; as many scores
-  constexpr int row_dim() const { return 2 * kv_dim(); }      // both, as the state keeps them
+  constexpr int kv_dim() const { return overlap * dim; }  // raw values of a token; as many scores
+  constexpr int row_dim() const { return 2 * kv_dim(); }  // both, as the state keeps them
   constexpr int num_rows() const { return overlap * ratio; }  // tokens the state remembers
 };
 
