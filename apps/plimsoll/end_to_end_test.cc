@@ -215,6 +215,28 @@ TEST(EndToEnd, InspectKnowsTheFilesOfTheRepository) {
   EXPECT_EQ(plimsoll("inspect " + recorder_files + "malicious.pt").status, 1);
 }
 
+TEST(EndToEnd, PlansForTheEngineThatRunsThem) {
+  const std::string dir = scratch();
+  const std::string plan = "plan --load " + kRoot + "/testdata/traces/demo_pgdoc.u8 --ep-size 8" +
+                           " --ep-num-redundant-experts 8 --out " + dir + "/placement";
+  const Outcome sglang = plimsoll(plan + ".json --for sglang --nnodes 2");
+  EXPECT_EQ(sglang.status, 0) << sglang.err;
+  EXPECT_TRUE(sglang.out.starts_with("counts on SGLang's static dispatch on 2 nodes\n"));
+  const json certificate = json::parse(std::ifstream(dir + "/placement.certificate.json"));
+  EXPECT_EQ(certificate["dispatch"], "static");
+  EXPECT_EQ(certificate["num_nodes"], 2);
+  const json placement = json::parse(std::ifstream(dir + "/placement.json"));
+  EXPECT_EQ(placement.size(), 1u);  // SGLang fails on any key but the map's
+
+  const json even = result_of(plan + ".json --for vllm");
+  const json deepseek = result_of(plan + ".json --for vllm --eplb-algorithm deepseek");
+  EXPECT_LE(even["max_over_mean"], deepseek["max_over_mean"]);
+  EXPECT_TRUE(contains(plimsoll(plan + ".json --for tensorrt-llm").err, "end it in .yaml"));
+  EXPECT_TRUE(contains(plimsoll(plan + ".yaml --for tensorrt-llm").out, "ignores it in silence"));
+  EXPECT_TRUE(contains(plimsoll(plan + ".json --for vllm --ep-dispatch-algorithm static").err,
+                       "leave out --ep-dispatch-algorithm static"));
+}
+
 TEST(EndToEnd, PlanExplainsMovesAndTakesScenarios) {
   const std::string folder = kRoot + "/testdata/traces/", dir = scratch();
   const std::string sizes = " --ep-size 8 --ep-num-redundant-experts 8";

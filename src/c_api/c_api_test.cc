@@ -43,6 +43,25 @@ TEST(CApi, LoadsAreReadAndWritten) {
   plimsoll_load_free(load);
 }
 
+TEST(CApi, PlansForADispatchByName) {
+  plimsoll_load* load = read_load();
+  plimsoll_plan_options options;
+  plimsoll_plan_options_init(&options);
+  options.num_ranks = 8;
+  options.num_redundant_experts = 8;
+  options.dispatch = "even";
+  plimsoll_plan* plan = nullptr;
+  ASSERT_EQ(plimsoll_plan_make(load, &options, &plan), PLIMSOLL_OK) << plimsoll_error_message();
+  const plimsoll_certificate& certificate = *plimsoll_plan_certificates(plan);
+  EXPECT_EQ(certificate.max_load, certificate.max_load_even);
+  plimsoll_plan_free(plan);
+  options.dispatch = "nearest";
+  EXPECT_NE(plimsoll_plan_make(load, &options, &plan), PLIMSOLL_OK);
+  EXPECT_NE(std::string(plimsoll_error_message()).find("it must be exact, even"),
+            std::string::npos);
+  plimsoll_load_free(load);
+}
+
 TEST(CApi, PlansAreThoseOfCpp) {
   plimsoll_load* load = read_load();
   plimsoll_plan_options options;
