@@ -1,13 +1,13 @@
 // Hopper's matrix product of a warpgroup (PTX ISA, wgmma.mma_async): d[64, N] (+)= a[64, K] · b[N,
-// K] in float32, K = 16 for bf16 and 32 for e4m3. `a` lies in shared memory or in registers, `b` in
-// shared memory. N is known from the size of d: N/2 floats a thread.
+// K] in float32, K = 16 for bf16 and fp16, and 32 for e4m3. `a` lies in shared memory or in
+// registers, `b` in shared memory. N is known from the size of d: N/2 floats a thread.
 //
 //   wgmma_begin(); wgmma_bf16(d, a, b, accumulate) ...; wgmma_commit(); wgmma_wait<0>();
 //
 // Who holds what, with lane l of warp w of the warpgroup, g = l / 4, t = l % 4:
 //   d[4j + 0, 1]: row 16w + g,     columns 8j + 2t, + 1     d[4j + 2, 3]: row 16w + g + 8
-//   a in registers, bf16: a[0] = row 16w + g, k 2t, + 1; a[1] = row + 8; a[2], a[3] = k + 8
-//   a in registers, e4m3: a[0] = row 16w + g, k 4t to + 3; a[1] = row + 8; a[2], a[3] = k + 16
+//   a in registers, bf16 and fp16: a[0] = row 16w + g, k 2t, + 1; a[1] = row + 8; a[2], a[3] = k +
+//   8 a in registers, e4m3: a[0] = row 16w + g, k 4t to + 3; a[1] = row + 8; a[2], a[3] = k + 16
 #pragma once
 
 #include <cstdint>
@@ -100,6 +100,15 @@ __device__ void wgmma_hold(float (&d)[kSize]) {
                  "}, %" o0 ", %" o1 ", p, 1, 1;\n}"                                              \
                  : PLIMSOLL_F##R(0)                                                              \
                  : "l"(a), "l"(b), "r"(int{accumulate}));                                        \
+  }                                                                                              \
+  __device__ inline void wgmma_fp16(float(&d)[R], const uint32_t(&a)[4], uint64_t b,             \
+                                    bool accumulate) {                                           \
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" o5                                         \
+                 ", 0;\n"                                                                        \
+                 "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.f16.f16 {" PLIMSOLL_D##R        \
+                 "}, {%" o0 ", %" o1 ", %" o2 ", %" o3 "}, %" o4 ", p, 1, 1, 0;\n}"              \
+                 : PLIMSOLL_F##R(0)                                                              \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int{accumulate}));    \
   }                                                                                              \
   __device__ inline void wgmma_e4m3(float(&d)[R], const uint32_t(&a)[4], uint64_t b,             \
                                     bool accumulate) {                                           \
