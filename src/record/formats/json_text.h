@@ -6,15 +6,23 @@
 #include <string_view>
 
 #include "plimsoll/result.h"
+#include "record/formats/limits.h"
 
 namespace plimsoll {
 
-// Fails on bad syntax, on an object that has a key twice, and on nesting so deep that walking the
-// value could exhaust the stack. The message is a predicate: "is not JSON: ...".
-Result<nlohmann::json> parse_json(std::string_view text);
+// Fails on bad syntax, on an object that has a key twice, on nesting so deep that walking the
+// value could exhaust the stack, and on more than `max_nodes` values. Linear time. The message is a
+// predicate: "is not JSON: ...".
+Result<nlohmann::json> parse_json(std::string_view text,
+                                  size_t max_nodes = limits::kJsonNodesOfFile);
 
 // The member of that name; null if there is none or `value` is no object.
 const nlohmann::json& member(const nlohmann::json& value, std::string_view name);
+
+// The member of that name where it is a string; empty otherwise.
+std::string text_member(const nlohmann::json& value, std::string_view name);
+// Where it is an integer that fits; `otherwise` if not.
+int64_t integer_member(const nlohmann::json& value, std::string_view name, int64_t otherwise);
 
 // The value as text, cut to a length that fits an error message.
 std::string excerpt(const nlohmann::json& value);

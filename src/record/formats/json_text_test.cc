@@ -36,6 +36,35 @@ TEST(JsonText, RefusesNestingThatCouldExhaustTheStack) {
   EXPECT_EQ(error_of(objects), "nests JSON more than 64 levels deep");
 }
 
+// In quadratic time this took minutes.
+TEST(JsonText, ReadsAMillionSiblingsAndNoMoreThanItMay) {
+  std::string many = "[{}";
+  for (int i = 1; i < 1'000'000; ++i) many += ",{}";
+  many += "]";
+  EXPECT_EQ(error_of(many), "none");
+  EXPECT_EQ(parse_json(many, 1'000'000).error().message,
+            "holds more JSON values than are taken at once");
+  EXPECT_EQ(parse_json("[1,{\"a\":2}]", 4)->dump(), "[1,{\"a\":2}]");
+  EXPECT_FALSE(parse_json("[1,{\"a\":2}]", 3).ok());
+}
+
+TEST(JsonText, RefusesWhatFollowsTheValue) {
+  using namespace std::string_literals;
+  EXPECT_EQ(error_of("{}\0"s), "is not JSON: bad syntax at byte 3");
+  EXPECT_EQ(error_of("{}\0junk"s), "is not JSON: bad syntax at byte 3");
+  EXPECT_NE(error_of("{} {}"), "none");
+}
+
+TEST(JsonText, ReadsMembersOfTheWrongTypeAsMissing) {
+  const auto value = *parse_json(R"({"role":7,"port":"x","text":"a","big":18446744073709551615})");
+  EXPECT_EQ(text_member(value, "role"), "");
+  EXPECT_EQ(text_member(value, "text"), "a");
+  EXPECT_EQ(integer_member(value, "port", -1), -1);
+  EXPECT_EQ(integer_member(value, "big", -1), -1);
+  EXPECT_EQ(integer_member(value, "role", -1), 7);
+  EXPECT_EQ(integer_member(*parse_json("[]"), "role", -1), -1);
+}
+
 TEST(JsonText, ExcerptsAreShort) {
   EXPECT_EQ(excerpt(nlohmann::json{{"a", 1}}), R"({"a":1})");
   EXPECT_EQ(excerpt("é"), R"("\u00e9")");
