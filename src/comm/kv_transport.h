@@ -1,6 +1,10 @@
 // Messages between processes over UCX, which chooses the way: RDMA, TCP, or shared memory within a
 // host (UCX_TLS narrows the choice).
 //
+// Peers meet over a TCP connection of ours and prove there that they belong together (kv_door.h);
+// UCX gets nothing from strangers on that port. What UCX's transports listen on is on the interface
+// of KvOptions::address only.
+//
 // A transport has a thread of its own, on which every handler is called. A peer that closes, dies
 // or falls silent is reported once, within KvOptions::max_silence.
 #pragma once
@@ -32,6 +36,12 @@ struct KvOptions {
   std::chrono::milliseconds heartbeat{500};  // to every peer
   std::chrono::milliseconds max_silence{10'000};
   size_t max_message_bytes = size_t{1} << 30;
+
+  std::string address = "127.0.0.1";  // whose interface UCX's own transports use; 0.0.0.0: all
+  std::string key;  // the deployment's: peers prove that they have it (deployment_key.h)
+  // Without a key: takes and makes connections beyond this host. Whoever reaches the port is
+  // trusted.
+  bool takes_strangers = false;
 };
 
 using KvPeer = int64_t;  // one connection, never used again for another

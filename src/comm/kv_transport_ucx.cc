@@ -1,7 +1,8 @@
 // The transport over UCX: active messages, one worker, one thread that does everything with it.
 #ifdef PLIMSOLL_UCX
-#include <arpa/inet.h>
+#include <ifaddrs.h>
 #include <netdb.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <ucp/api/ucp.h>
@@ -18,6 +19,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "comm/kv_door.h"
 #include "comm/kv_transport.h"
 
 namespace plimsoll {
@@ -31,26 +33,31 @@ struct Header {
   uint32_t kind = 0;
   uint32_t reserved = 0;
   int64_t id = 0;
+  uint64_t token = 0;  // whose connection: what the receiver gave the sender
 };
 
-// A numeric address or a host's name, and a port.
-Result<sockaddr_storage> resolve(const std::string& address, int port) {
+// The network interface that has the address; empty where all have it, or none.
+std::string interface_of(const std::string& address) {
   const addrinfo hints{.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM};
   addrinfo* found = nullptr;
-  const int failed = getaddrinfo(address.c_str(), std::to_string(port).c_str(), &hints, &found);
-  if (failed != 0) {
-    return unavailable("no address found for " + address + ": " + gai_strerror(failed));
+  ifaddrs* all = nullptr;
+  std::string name;
+  if (getaddrinfo(address.c_str(), nullptr, &hints, &found) != 0) return name;
+  const auto text = [](const sockaddr* from) -> std::string {
+    char bytes[NI_MAXHOST] = {};
+    const socklen_t size = from->sa_family == AF_INET6 ? sizeof(sockaddr_in6) : sizeof(sockaddr_in);
+    getnameinfo(from, size, bytes, sizeof bytes, nullptr, 0, NI_NUMERICHOST);
+    return bytes;
+  };
+  if (getifaddrs(&all) == 0) {
+    for (const ifaddrs* i = all; i != nullptr; i = i->ifa_next) {
+      if (i->ifa_addr == nullptr || i->ifa_addr->sa_family != found->ai_addr->sa_family) continue;
+      if (text(i->ifa_addr) == text(found->ai_addr)) name = i->ifa_name;
+    }
+    freeifaddrs(all);
   }
-  sockaddr_storage result = {};
-  std::memcpy(&result, found->ai_addr, found->ai_addrlen);
   freeaddrinfo(found);
-  return result;
-}
-
-ucs_sock_addr_t view(const sockaddr_storage& address) {
-  return {.addr = reinterpret_cast<const sockaddr*>(&address),
-          .addrlen = static_cast<socklen_t>(address.ss_family == AF_INET6 ? sizeof(sockaddr_in6)
-                                                                          : sizeof(sockaddr_in))};
+  return name;
 }
 
 Error failed(const std::string& what, ucs_status_t status) {
@@ -75,7 +82,9 @@ class UcxTransport final : public KvTransport {
   struct Connection {
     UcxTransport* transport = nullptr;
     KvPeer peer = 0;
-    ucp_ep_h endpoint = nullptr;
+    uint64_t our_token = 0;       // comes with every message from the peer
+    uint64_t their_token = 0;     // goes with every message to it
+    ucp_ep_h endpoint = nullptr;  // null until both have met
     Clock::time_point last_heard;
     // UCX 1.13 may abort where large messages wait for a connection that is still choosing its
     // lanes, so they are held until a heartbeat has made its way in both directions.
@@ -97,14 +106,14 @@ class UcxTransport final : public KvTransport {
   void wait_for_events();
   void beat();
   void reap();
-  void open(KvPeer peer, ucp_ep_params_t params);
+  Connection& expect(KvPeer peer, uint64_t token);
+  void open(const KvMeeting& meeting);
   void send_now(Connection& connection, Header header, std::vector<std::byte> payload);
   void release_held(Connection& connection);
   void release_later(KvPeer peer);
   void drop(KvPeer peer, const Error* why);
-  Connection* find(ucp_ep_h endpoint);
+  Connection* find(uint64_t token);
 
-  static void on_connection(ucp_conn_request_h request, void* self);
   static void on_endpoint_error(void* connection, ucp_ep_h endpoint, ucs_status_t status);
   static void on_sent(void* request, ucs_status_t status, void* outgoing);
   static void on_flushed(void* request, ucs_status_t status, void* connection);
@@ -119,7 +128,7 @@ class UcxTransport final : public KvTransport {
   const KvHandlers handlers_;
   ucp_context_h context_ = nullptr;
   ucp_worker_h worker_ = nullptr;
-  ucp_listener_h listener_ = nullptr;
+  std::unique_ptr<KvDoor> door_;
   int worker_fd_ = -1;
   int wake_fd_ = -1;
   std::atomic<KvPeer> next_peer_ = 1;
@@ -130,6 +139,7 @@ class UcxTransport final : public KvTransport {
 
   // Of the transport's thread.
   std::unordered_map<KvPeer, std::unique_ptr<Connection>> connections_;
+  std::unordered_map<uint64_t, Connection*> by_token_;
   std::vector<std::pair<KvPeer, Error>> broken_;      // noticed within a callback of UCX
   std::vector<std::unique_ptr<Connection>> retired_;  // UCX may still call back with them
   std::vector<ucs_status_ptr_t> closing_;
@@ -141,12 +151,14 @@ Status UcxTransport::start() {
   ucp_params_t params = {};
   params.field_mask = UCP_PARAM_FIELD_FEATURES;
   params.features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP;
-  // A server that comes back on the same port would otherwise have to wait for the kernel to forget
-  // the connections of the one that died. A setting of the user's own stands.
-  setenv("UCX_TCP_CM_REUSEADDR", "y", /*overwrite=*/0);
   ucp_config_t* config = nullptr;
   if (const ucs_status_t status = ucp_config_read(nullptr, nullptr, &config); status != UCS_OK) {
     return failed("UCX's settings cannot be read", status);
+  }
+  // UCX's transports listen too; without this, on every interface. The user's own choice stands.
+  const std::string interface = interface_of(options_.address);
+  if (!interface.empty() && std::getenv("UCX_NET_DEVICES") == nullptr) {
+    ucp_config_modify(config, "NET_DEVICES", interface.c_str());
   }
   const ucs_status_t initialised = ucp_init(&params, config, &context_);
   ucp_config_release(config);
@@ -172,6 +184,28 @@ Status UcxTransport::start() {
 
   wake_fd_ = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
   if (wake_fd_ < 0) return io_error("no eventfd can be had");
+  ucp_address_t* address = nullptr;
+  size_t length = 0;
+  status = ucp_worker_get_address(worker_, &address, &length);
+  if (status != UCS_OK) return failed("UCX's worker has no address", status);
+  const auto* bytes = reinterpret_cast<const std::byte*>(address);
+  std::vector<std::byte> own(bytes, bytes + length);
+  ucp_worker_release_address(worker_, address);
+  door_ = std::make_unique<KvDoor>(
+      options_.shared_memory ? "PLMSM001" : "PLMKV001", options_.key, std::move(own),
+      KvDoorHandlers{
+          .new_peer =
+              [this](uint64_t token) {
+                const KvPeer peer = next_peer_.fetch_add(1);
+                post([this, peer, token] { expect(peer, token); });
+                return peer;
+              },
+          .on_met =
+              [this](KvMeeting meeting) {
+                post([this, meeting = std::move(meeting)] { open(meeting); });
+              },
+          .on_gone = [this](KvPeer peer,
+                            const Error& why) { post([this, peer, why] { drop(peer, &why); }); }});
   next_beat_ = Clock::now() + options_.heartbeat;
   thread_ = std::thread([this] { serve(); });
   return ok_status();
@@ -186,6 +220,7 @@ UcxTransport::~UcxTransport() {
     eventfd_write(wake_fd_, 1);
     thread_.join();
   }
+  door_.reset();
   if (wake_fd_ >= 0) ::close(wake_fd_);
   if (worker_) ucp_worker_destroy(worker_);
   if (context_) ucp_cleanup(context_);
@@ -200,48 +235,31 @@ void UcxTransport::post(std::function<void()> action) {
 }
 
 Result<int> UcxTransport::listen(const std::string& address, int port) {
-  const Result<sockaddr_storage> local = resolve(address, port);
-  if (!local.ok()) return local.error();
-  ucp_listener_params_t params = {};
-  params.field_mask = UCP_LISTENER_PARAM_FIELD_SOCK_ADDR | UCP_LISTENER_PARAM_FIELD_CONN_HANDLER;
-  params.sockaddr = view(*local);
-  params.conn_handler = {.cb = on_connection, .arg = this};
-  // The worker belongs to the thread.
-  std::mutex mutex;
-  std::condition_variable changed;
-  std::optional<ucs_status_t> status;
-  ucp_listener_attr_t attributes = {};
-  attributes.field_mask = UCP_LISTENER_ATTR_FIELD_SOCKADDR;
-  post([&] {
-    ucs_status_t created = ucp_listener_create(worker_, &params, &listener_);
-    if (created == UCS_OK) created = ucp_listener_query(listener_, &attributes);
-    const std::lock_guard lock(mutex);
-    status = created;
-    changed.notify_all();
-  });
-  std::unique_lock lock(mutex);
-  changed.wait(lock, [&] { return status.has_value(); });
-  if (*status != UCS_OK) {
-    return io_error("cannot listen for sequence states on " + address + ":" + std::to_string(port) +
-                    ": " + ucs_status_string(*status));
+  if (options_.key.empty() && !options_.takes_strangers && !is_loopback(address)) {
+    return invalid_argument("servers that hand sequence states over on " + address +
+                            " need a key by which they know each other: --disaggregation-key-file "
+                            "FILE, the same for all of them and the router");
   }
-  const auto* bound = &attributes.sockaddr;
-  return ntohs(bound->ss_family == AF_INET6
-                   ? reinterpret_cast<const sockaddr_in6*>(bound)->sin6_port
-                   : reinterpret_cast<const sockaddr_in*>(bound)->sin_port);
+  return door_->listen(address, port);
 }
 
 KvPeer UcxTransport::connect(const std::string& address, int port) {
   const KvPeer peer = next_peer_.fetch_add(1);
-  const Result<sockaddr_storage> remote = resolve(address, port);
-  post([this, peer, remote] {
-    if (!remote.ok()) return handlers_.on_closed(peer, remote.error());
-    ucp_ep_params_t params = {};
-    params.field_mask = UCP_EP_PARAM_FIELD_FLAGS | UCP_EP_PARAM_FIELD_SOCK_ADDR;
-    params.flags = UCP_EP_PARAMS_FLAGS_CLIENT_SERVER;
-    params.sockaddr = view(*remote);
-    open(peer, params);
-  });
+  const Result<uint64_t> token = make_token();
+  if (!token.ok()) {
+    post([this, peer, why = token.error()] { handlers_.on_closed(peer, why); });
+    return peer;
+  }
+  post([this, peer, token = *token] { expect(peer, token); });
+  if (options_.key.empty() && !options_.takes_strangers && !is_loopback(address)) {
+    const Error why = unavailable(
+        "without a --disaggregation-key-file this server takes states "
+        "from its own host only, and " +
+        address + " is another");
+    post([this, peer, why] { drop(peer, &why); });
+    return peer;
+  }
+  door_->call(address, port, peer, *token);
   return peer;
 }
 
@@ -258,18 +276,31 @@ void UcxTransport::close(KvPeer peer) {
   post([this, peer] { drop(peer, nullptr); });
 }
 
-void UcxTransport::open(KvPeer peer, ucp_ep_params_t params) {
+UcxTransport::Connection& UcxTransport::expect(KvPeer peer, uint64_t token) {
   auto connection = std::make_unique<Connection>(
-      Connection{.transport = this, .peer = peer, .last_heard = Clock::now()});
-  params.field_mask |= UCP_EP_PARAM_FIELD_ERR_HANDLER | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE;
+      Connection{.transport = this, .peer = peer, .our_token = token, .last_heard = Clock::now()});
+  by_token_[token] = connection.get();
+  return *connections_.emplace(peer, std::move(connection)).first->second;
+}
+
+void UcxTransport::open(const KvMeeting& meeting) {
+  const auto found = connections_.find(meeting.peer);
+  if (found == connections_.end()) return;  // closed in the meantime
+  Connection& opened = *found->second;
+  opened.their_token = meeting.their_token;
+  ucp_ep_params_t params = {};
+  params.field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLER |
+                      UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE;
+  params.address = reinterpret_cast<const ucp_address_t*>(meeting.address.data());
   params.err_mode =
       options_.shared_memory ? UCP_ERR_HANDLING_MODE_NONE : UCP_ERR_HANDLING_MODE_PEER;
-  params.err_handler = {.cb = on_endpoint_error, .arg = connection.get()};
-  const ucs_status_t status = ucp_ep_create(worker_, &params, &connection->endpoint);
+  params.err_handler = {.cb = on_endpoint_error, .arg = &opened};
+  const ucs_status_t status = ucp_ep_create(worker_, &params, &opened.endpoint);
   if (status != UCS_OK) {
-    return handlers_.on_closed(peer, failed("no connection to the peer", status));
+    opened.endpoint = nullptr;
+    const Error why = failed("no way to the peer", status);
+    return drop(meeting.peer, &why);
   }
-  Connection& opened = *connections_.emplace(peer, std::move(connection)).first->second;
   send_now(opened, {.kind = kKvHeartbeat}, {});
   ucp_request_param_t param = {};
   param.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA;
@@ -302,15 +333,6 @@ void UcxTransport::release_held(Connection& connection) {
   }
 }
 
-void UcxTransport::on_connection(ucp_conn_request_h request, void* self) {
-  auto* transport = static_cast<UcxTransport*>(self);
-  const KvPeer peer = transport->next_peer_.fetch_add(1);
-  ucp_ep_params_t params = {};
-  params.field_mask = UCP_EP_PARAM_FIELD_CONN_REQUEST;
-  params.conn_request = request;
-  transport->open(peer, params);
-}
-
 // UCX forbids closing an endpoint in here.
 void UcxTransport::on_endpoint_error(void* connection, ucp_ep_h, ucs_status_t status) {
   auto* broken = static_cast<Connection*>(connection);
@@ -320,12 +342,13 @@ void UcxTransport::on_endpoint_error(void* connection, ucp_ep_h, ucs_status_t st
 }
 
 void UcxTransport::send_now(Connection& connection, Header header, std::vector<std::byte> payload) {
+  header.token = connection.their_token;
   auto* outgoing = new Outgoing{header, std::move(payload)};
   ucp_request_param_t param = {};
   param.op_attr_mask =
       UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_FLAGS;
   // UCX 1.13 may abort in a rendezvous begun while the connection is still choosing its lanes.
-  param.flags = UCP_AM_SEND_FLAG_REPLY | UCP_AM_SEND_FLAG_EAGER;
+  param.flags = UCP_AM_SEND_FLAG_EAGER;
   param.cb.send = on_sent;
   param.user_data = outgoing;
   const ucs_status_ptr_t request =
@@ -344,11 +367,9 @@ void UcxTransport::on_sent(void* request, ucs_status_t, void* outgoing) {
   ucp_request_free(request);
 }
 
-UcxTransport::Connection* UcxTransport::find(ucp_ep_h endpoint) {
-  for (const auto& [peer, connection] : connections_) {
-    if (connection->endpoint == endpoint) return connection.get();
-  }
-  return nullptr;
+UcxTransport::Connection* UcxTransport::find(uint64_t token) {
+  const auto found = by_token_.find(token);
+  return found == by_token_.end() ? nullptr : found->second;
 }
 
 ucs_status_t UcxTransport::on_active_message(void* self,
@@ -356,17 +377,18 @@ ucs_status_t UcxTransport::on_active_message(void* self,
                                              size_t header_length,
                                              void* data,
                                              size_t length,
-                                             const ucp_am_recv_param_t* param) {
+                                             const ucp_am_recv_param_t*) {
   auto* transport = static_cast<UcxTransport*>(self);
-  Connection* connection = transport->find(param->reply_ep);
-  if (connection == nullptr || header_length != sizeof(Header)) return UCS_OK;
+  Header fields;
+  if (header_length != sizeof fields) return UCS_OK;
+  std::memcpy(&fields, header, sizeof fields);
+  Connection* connection = transport->find(fields.token);
+  if (connection == nullptr) return UCS_OK;
   connection->last_heard = Clock::now();
   if (!connection->heard) {
     connection->heard = true;
     transport->release_later(connection->peer);
   }
-  Header fields;
-  std::memcpy(&fields, header, sizeof fields);
   if (fields.kind == kKvHeartbeat) {
     if (fields.id == kGoodbye) {
       transport->broken_.emplace_back(connection->peer, unavailable("the peer has closed"));
@@ -390,6 +412,12 @@ void UcxTransport::drop(KvPeer peer, const Error* why) {
   if (found == connections_.end()) return;
   std::unique_ptr<Connection> connection = std::move(found->second);
   connections_.erase(found);
+  by_token_.erase(connection->our_token);
+  door_->hang_up(peer);
+  if (connection->endpoint == nullptr) {
+    if (why) handlers_.on_closed(peer, *why);
+    return;
+  }
   connection->closed = true;
   connection->closed_at = Clock::now();
   ucp_request_param_t param = {};
@@ -422,7 +450,6 @@ void UcxTransport::serve() {
     wait_for_events();
   }
   while (!connections_.empty()) drop(connections_.begin()->first, nullptr);
-  if (listener_) ucp_listener_destroy(listener_);
   for (int i = 0; i < 1000 && !closing_.empty(); ++i) {
     ucp_worker_progress(worker_);
     reap();
@@ -463,7 +490,7 @@ void UcxTransport::beat() {
   next_beat_ = Clock::now() + options_.heartbeat;
   for (const auto& [peer, connection] : connections_) {
     if (Clock::now() - connection->last_heard < options_.max_silence) {
-      send_now(*connection, {.kind = kKvHeartbeat}, {});
+      if (connection->endpoint) send_now(*connection, {.kind = kKvHeartbeat}, {});
     } else {
       broken_.emplace_back(peer, unavailable("the peer has given no sign of life for " +
                                              std::to_string(options_.max_silence.count()) + " ms"));

@@ -78,6 +78,9 @@ bool send_greeting(int fd, const Greeting& greeting) {
 }
 
 bool receive_greeting(int fd, Greeting& greeting) {
+  // Whoever connects and says half of it holds nobody up.
+  const timeval limit{.tv_sec = kConnectMs / 1000};
+  setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
   return wait_for(fd, POLLIN, kConnectMs) &&
          recv(fd, &greeting, sizeof greeting, MSG_WAITALL) == sizeof greeting;
 }
