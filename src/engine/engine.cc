@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 
 #include "comm/byte_stream.h"
 #include "engine/ranks/process_steps.h"
@@ -26,6 +27,8 @@ Status check_arrived(const Request& request, const ModelConfig& config) {
   const auto num_tokens = static_cast<int64_t>(request.prompt.size() + request.generated.size());
   bool fits = !request.generated.empty() && state.num_tokens == num_tokens - 1 &&
               num_tokens <= config.max_position_embeddings &&
+              state.padding_tokens == request.padding_tokens && state.prompt_tokens >= 0 &&
+              state.prompt_tokens <= static_cast<int64_t>(request.prompt.size()) &&
               static_cast<int>(state.layers.size()) == config.num_hidden_layers;
   for (const LayerState& layer : state.layers) fits = fits && layer.num_tokens == num_tokens - 1;
   for (int32_t token : request.generated) {
@@ -206,6 +209,21 @@ Status Engine::check(const Request& request) const {
     return invalid_argument("the prompt has " + std::to_string(num_tokens) +
                             " tokens, but the model takes at most " +
                             std::to_string(setup_.limits.max_sequence_tokens));
+  }
+  if (request.padding_tokens < 0 || request.padding_tokens > num_tokens) {
+    return invalid_argument("the prompt of " + std::to_string(num_tokens) + " tokens has " +
+                            std::to_string(request.padding_tokens) + " tokens of padding");
+  }
+  if (request.max_tokens < 0 || request.num_top_logprobs < -1 ||
+      request.num_top_logprobs > config().vocab_size) {
+    return invalid_argument("max_tokens or num_top_logprobs is out of range");
+  }
+  const SamplingParams& s = request.sampling;
+  const bool is_finite = std::isfinite(s.temperature) && std::isfinite(s.top_p) &&
+                         std::isfinite(s.min_p) && std::isfinite(s.presence_penalty) &&
+                         std::isfinite(s.frequency_penalty);
+  if (!is_finite || s.temperature < 0 || s.top_p < 0 || s.min_p < 0 || s.top_k < 0) {
+    return invalid_argument("a sampling parameter is out of range");
   }
   for (int32_t token : request.prompt) {
     if (token < 0 || token >= config().vocab_size) {

@@ -36,6 +36,20 @@ void EngineLoop::stop() {
   thread_.join();
 }
 
+Status EngineLoop::check_room(int64_t num_requests) const {
+  const int64_t room = engine_->setup().limits.max_running_requests + max_queued_;
+  if (num_requests > room) {
+    return invalid_argument("the request asks for " + std::to_string(num_requests) +
+                            " answers, but this server holds at most " + std::to_string(room) +
+                            " (--max-running-requests and --max-queued-requests together)");
+  }
+  if (draining_) return unavailable("the server is shutting down");
+  if (num_live_ + num_requests > room) {
+    return unavailable("the queue is full: " + std::to_string(room) + " requests run or wait");
+  }
+  return ok_status();
+}
+
 Status EngineLoop::submit(std::vector<Request> requests,
                           RequestListener listener,
                           const std::string& prefill_server) {
@@ -46,18 +60,11 @@ Status EngineLoop::submit(std::vector<Request> requests,
     if (Status status = engine_->check(request); !status.ok()) return status;
   }
   const auto num_requests = static_cast<int64_t>(requests.size());
-  const int64_t room = engine_->setup().limits.max_running_requests + max_queued_;
-  if (num_requests > room) {
-    return invalid_argument("the request asks for " + std::to_string(num_requests) +
-                            " answers, but this server holds at most " + std::to_string(room) +
-                            " (--max-running-requests and --max-queued-requests together)");
-  }
-  const int64_t num_live = num_live_.fetch_add(num_requests) + num_requests;
-  // Looked at after they count: drain() waits for them, or they are refused.
-  if (draining_ || num_live > room) {
+  // Counted first: drain() waits for them, or they are refused.
+  num_live_ += num_requests;
+  if (Status status = check_room(0); !status.ok()) {
     num_live_ -= num_requests;
-    if (draining_) return unavailable("the server is shutting down");
-    return unavailable("the queue is full: " + std::to_string(room) + " requests run or wait");
+    return status;
   }
   const Clock::time_point now = Clock::now();
   post([this, now, prefill_server, requests = std::move(requests),

@@ -52,6 +52,9 @@ class EngineLoop {
   // The first of `count` request ids in a row that nobody else uses.
   int64_t reserve_ids(int64_t count) { return next_id_.fetch_add(count); }
 
+  // Whether so many requests could be taken now; fails as submit does.
+  Status check_room(int64_t num_requests) const;
+
   // Fails where the queue is full or the loop drains (kUnavailable), where there are more requests
   // than it can ever hold, or where the engine refuses. All of
   // `requests`, with ids from reserve_ids, are taken, or none. Where a prefill server is named, it

@@ -1,7 +1,14 @@
 #include "serve/loop/hand_over.h"
 
+#include <algorithm>
+#include <boost/asio/ip/address.hpp>
+#include <cmath>
 #include <cstring>
+#include <ctime>
 #include <type_traits>
+
+#include "comm/deployment_key.h"
+#include "record/formats/limits.h"
 
 namespace plimsoll {
 namespace {
@@ -151,6 +158,53 @@ bool decode(std::span<const std::byte> bytes, FirstTokenMessage& m) {
 }
 bool decode(std::span<const std::byte> bytes, FailedMessage& m) {
   return read(bytes, m);
+}
+
+std::string DisaggregationOptions::allowed_prefill_server(const std::string& header) const {
+  const std::string server = key.empty() ? header : signed_text(key, header, std::time(nullptr));
+  if (!key.empty() && !server.empty()) return server;
+  if (std::ranges::find(prefill_servers, header) != prefill_servers.end()) return header;
+  if (!key.empty() || !prefill_servers.empty()) return "";
+  std::string host = header.substr(0, header.rfind(':'));
+  if (host.starts_with('[') && host.ends_with(']')) host = host.substr(1, host.size() - 2);
+  boost::system::error_code no_address;
+  const bool is_near =
+      host == "localhost" || boost::asio::ip::make_address(host, no_address).is_loopback();
+  return is_near || takes_strangers ? header : "";
+}
+
+std::string fault(const PromptMessage& message) {
+  const auto num_tokens = static_cast<int64_t>(message.prompt.size());
+  if (num_tokens == 0) return "the prompt is empty";
+  if (message.padding_tokens < 0 || message.padding_tokens > num_tokens) {
+    return "padding_tokens is " + std::to_string(message.padding_tokens);
+  }
+  if (message.num_top_logprobs < -1 || message.num_top_logprobs > limits::kTopLogprobs) {
+    return "num_top_logprobs is " + std::to_string(message.num_top_logprobs);
+  }
+  return "";
+}
+
+std::string fault(const FirstTokenMessage& message, const PromptMessage& asked, int vocab_size) {
+  const auto is_token = [&](int32_t token) { return token >= 0 && token < vocab_size; };
+  const auto are_tokens = [&](const std::vector<TokenLogprob>& list) {
+    return std::ranges::all_of(list, [&](const TokenLogprob& l) { return is_token(l.token); });
+  };
+  if (message.has_token != asked.wants_token) return "has_token is not what was asked for";
+  const auto num_top = static_cast<size_t>(std::max(asked.num_top_logprobs, 0));
+  if (message.has_token) {
+    if (!is_token(message.token.token)) return "its token is not in the vocabulary";
+    if (message.token.top.size() != num_top || !are_tokens(message.token.top)) {
+      return "its token's alternatives are not what was asked for";
+    }
+  }
+  const size_t num_scored = asked.score_prompt ? asked.prompt.size() - 1 : 0;
+  if (message.prompt_nll.size() != num_scored) return "prompt_nll has not one value a token";
+  if (message.prompt_top.size() != num_scored * num_top || !are_tokens(message.prompt_top)) {
+    return "prompt_top is not what was asked for";
+  }
+  if (!std::isfinite(message.seconds) || message.seconds < 0) return "its time is none";
+  return "";
 }
 
 std::string mismatch(const HelloMessage& ours, const HelloMessage& theirs) {

@@ -74,6 +74,12 @@ bool decode(std::span<const std::byte> bytes, PromptMessage& message);
 bool decode(std::span<const std::byte> bytes, FirstTokenMessage& message);
 bool decode(std::span<const std::byte> bytes, FailedMessage& message);
 
+// What is wrong with a message whose fields have been read; empty: nothing. A peer's word is not
+// taken for what its fields may hold.
+std::string fault(const PromptMessage& message);
+// As the answer to `asked`, by a model with so many tokens in its vocabulary.
+std::string fault(const FirstTokenMessage& message, const PromptMessage& asked, int vocab_size);
+
 // Why a server that says `ours` cannot work with one that says `theirs`; empty: it can.
 std::string mismatch(const HelloMessage& ours, const HelloMessage& theirs);
 
@@ -93,8 +99,22 @@ struct DisaggregationOptions {
   int bootstrap_port = 8998;             // where a prefill server waits for decode servers
   int waiting_timeout_s = 300;           // from a prompt's sending to its state's arrival
 
+  std::string key_file;          // of the key that this deployment's servers share; empty: none
+  std::string key;               // what it holds
+  bool takes_strangers = false;  // without a key, from other hosts too
+  std::vector<std::string> prefill_servers;  // HOST:PORT, those that a decode server may ask
+
   bool active() const { return mode != "null"; }
-  KvOptions transport() const { return {.shared_memory = transfer_backend == "ucx_shm"}; }
+  KvOptions transport(const std::string& address) const {
+    return {.shared_memory = transfer_backend == "ucx_shm",
+            .address = address,
+            .key = key,
+            .takes_strangers = takes_strangers};
+  }
+  // The prefill server that a request's header names; empty where it may not: then 403 is the
+  // answer and nobody is asked. The servers listed may be named by anybody, others by a router that
+  // has the key; with neither list nor key, those of this host.
+  std::string allowed_prefill_server(const std::string& header) const;
 };
 
 }  // namespace plimsoll

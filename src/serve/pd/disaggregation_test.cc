@@ -142,7 +142,7 @@ TEST_F(DisaggregationTest, SaysWhatIsWrong) {
   };
   expect_error(ask(prefill_->port(), "POST", path, body.dump()), 400, "ask the router");
   expect_error(ask(decode_->port(), "POST", path, body.dump()), 400, "ask the router");
-  expect_error(post_apart(path, body, "nonsense"), 502, "expected HOST:PORT");
+  expect_error(post_apart(path, body, "nonsense"), 403, "ask the router");
   expect_error(post_apart(path, body, "127.0.0.1:1"), 502, "prefill server 127.0.0.1:1");
   expect_nothing_left();
 }

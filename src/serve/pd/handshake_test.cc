@@ -2,11 +2,14 @@
 #include <gtest/gtest.h>
 
 #include <condition_variable>
+#include <ctime>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <mutex>
 #include <nlohmann/json.hpp>
 
+#include "comm/deployment_key.h"
 #include "serve/loop/hand_over.h"
 #include "serve/pd/disaggregation_test_support.h"
 
@@ -194,6 +197,73 @@ TEST_F(HandshakeTest, ClientsHearWhyThePairDoesNotWork) {
   EXPECT_EQ(status_of(refused), 502) << refused;
   EXPECT_NE(refused.find("this server's version of plimsoll is 99.0"), std::string::npos)
       << refused;
+}
+
+// A decode server that speaks the protocol and asks for what no engine can compute.
+TEST_F(HandshakeTest, APrefillServerChecksEveryField) {
+  const auto end = BareEnd::create();
+  const KvPeer peer = end->transport->connect("127.0.0.1", bootstrap_port(*prefill_));
+  end->transport->send(peer, {.kind = kHello, .payload = encode(true_hello())});
+  ASSERT_EQ(end->receive().kind, kWelcome);
+  std::vector<PromptMessage> odd(9, {.prompt = {1, 2, 3}});
+  odd[0].padding_tokens = -1'000'000;
+  odd[1].padding_tokens = 1'000'000;
+  odd[2].num_top_logprobs = 1 << 30;
+  odd[3].num_top_logprobs = -7;
+  odd[4].prompt = {};
+  odd[5].prompt = {-5};
+  odd[6].sampling.temperature = std::numeric_limits<float>::quiet_NaN();
+  odd[7].sampling.top_k = -3;
+  odd[8].sampling.presence_penalty = std::numeric_limits<float>::infinity();
+  for (size_t i = 0; i < odd.size(); ++i) {
+    end->transport->send(
+        peer, {.kind = kPrompt, .id = static_cast<int64_t>(i), .payload = encode(odd[i])});
+    EXPECT_EQ(end->receive().kind, kFailed) << i;
+  }
+  EXPECT_EQ(
+      status_of(post_apart(*decode_, bootstrap_address(*prefill_), "/v1/completions", kCompletion)),
+      200);
+}
+
+// A prefill server that speaks the protocol and answers what was not asked for.
+TEST_F(HandshakeTest, ADecodeServerChecksEveryField) {
+  std::vector<FirstTokenMessage> odd(5);
+  odd[1].has_token = true;  // without prompt_nll
+  odd[2] = {.has_token = true, .token = {.token = 1 << 30}};
+  odd[3] = {.has_token = true, .token = {.top = std::vector<TokenLogprob>(1000)}};
+  odd[4].prompt_nll.resize(100'000);
+  for (const FirstTokenMessage& first : odd) {
+    const auto end = BareEnd::create();
+    const Result<int> port = end->transport->listen("127.0.0.1", 0);
+    ASSERT_TRUE(port.ok());
+    end->answer = [&](KvPeer peer, const KvMessage& message) {
+      if (message.kind == kHello) {
+        end->transport->send(peer, {.kind = kWelcome, .payload = encode(WelcomeMessage{})});
+      } else if (message.kind == kPrompt) {
+        end->transport->send(peer,
+                             {.kind = kFirstToken, .id = message.id, .payload = encode(first)});
+      }
+    };
+    const json body = {{"prompt", "one two"}, {"max_tokens", 0}, {"echo", true}, {"logprobs", 2}};
+    const std::string answer =
+        post_apart(*decode_, "127.0.0.1:" + std::to_string(*port), "/v1/completions", body);
+    EXPECT_EQ(status_of(answer), 502) << answer;
+  }
+  EXPECT_EQ(
+      status_of(post_apart(*decode_, bootstrap_address(*prefill_), "/v1/completions", kCompletion)),
+      200);
+}
+
+TEST_F(HandshakeTest, ADecodeServerAsksNobodyAtAStrangersWord) {
+  const std::string answer = post_apart(*decode_, "192.0.2.1:8998", "/v1/completions", kCompletion);
+  EXPECT_EQ(status_of(answer), 403) << answer;
+  DisaggregationOptions options{.key = std::string(32, 'k'), .prefill_servers = {"10.0.0.1:1"}};
+  EXPECT_EQ(options.allowed_prefill_server("127.0.0.1:1"), "") << "with a key, that alone counts";
+  EXPECT_EQ(options.allowed_prefill_server("10.0.0.1:1"), "10.0.0.1:1");
+  EXPECT_EQ(options.allowed_prefill_server(*sign(options.key, "10.0.0.2:1", std::time(nullptr))),
+            "10.0.0.2:1");
+  options.key.clear();
+  EXPECT_EQ(options.allowed_prefill_server("127.0.0.1:1"), "") << "with a list, that alone counts";
 }
 
 }  // namespace

@@ -20,10 +20,11 @@ bool split_address(const std::string& address, std::string& host, int& port) {
 }  // namespace
 
 Result<std::unique_ptr<PrefillClient>> PrefillClient::create(const DisaggregationOptions& options,
+                                                             const std::string& address,
                                                              Metrics& metrics) {
   std::unique_ptr<PrefillClient> client(new PrefillClient(options, metrics));
   auto transport = KvTransport::create(
-      options.transport(),
+      options.transport(address),
       {.on_message = [c = client.get()](KvPeer peer,
                                         KvMessage message) { c->hear(peer, std::move(message)); },
        .on_closed = [c = client.get()](KvPeer peer,
@@ -41,12 +42,12 @@ void PrefillClient::attach(EngineLoop& loop, const HelloMessage& hello) {
 
 void PrefillClient::compute(const Request& request, const std::string& server) {
   Prompt prompt{.server = server, .begin = Clock::now()};
-  prompt.message = encode(PromptMessage{.prompt = request.prompt,
-                                        .padding_tokens = request.padding_tokens,
-                                        .wants_token = request.max_tokens > 0,
-                                        .sampling = request.sampling,
-                                        .num_top_logprobs = request.num_top_logprobs,
-                                        .score_prompt = request.score_prompt});
+  prompt.asked = {.prompt = request.prompt,
+                  .padding_tokens = request.padding_tokens,
+                  .wants_token = request.max_tokens > 0,
+                  .sampling = request.sampling,
+                  .num_top_logprobs = request.num_top_logprobs,
+                  .score_prompt = request.score_prompt};
   transport_->post([this, id = request.id, prompt = std::move(prompt)]() mutable {
     begin(id, std::move(prompt));
   });
@@ -71,7 +72,8 @@ void PrefillClient::begin(int64_t id, Prompt prompt) {
 }
 
 void PrefillClient::ask(int64_t id, Prompt& prompt, KvPeer peer) {
-  transport_->send(peer, {.kind = kPrompt, .id = id, .payload = std::move(prompt.message)});
+  prompt.is_sent = true;
+  transport_->send(peer, {.kind = kPrompt, .id = id, .payload = encode(prompt.asked)});
 }
 
 void PrefillClient::hear(KvPeer peer, KvMessage message) {
@@ -80,11 +82,16 @@ void PrefillClient::hear(KvPeer peer, KvMessage message) {
   if (found == prompts_.end()) return;  // cancelled, or given up
   Prompt& prompt = found->second;
   const auto server = servers_.find(prompt.server);
-  if (server == servers_.end() || server->second.peer != peer) return;
+  if (server == servers_.end() || server->second.peer != peer || !prompt.is_sent) return;
   prompt.num_bytes += static_cast<int64_t>(message.payload.size());
   if (message.kind == kLayer) {
-    add_layer(prompt, message);
+    const Status added = add_layer(prompt, message);
+    if (!added.ok()) return fail(message.id, io_error(added.error().message));
   } else if (message.kind == kFirstToken && decode(message.payload, prompt.arrived.first)) {
+    const std::string why = fault(prompt.arrived.first, prompt.asked, loop_->config().vocab_size);
+    if (!why.empty()) {
+      return fail(message.id, io_error("prefill server " + prompt.server + ": " + why));
+    }
     prompt.has_first = true;
   } else if (FailedMessage failed; message.kind == kFailed && decode(message.payload, failed)) {
     return fail(message.id, failed.is_full ? unavailable(failed.reason)
@@ -112,13 +119,17 @@ void PrefillClient::hear_welcome(KvPeer peer, const KvMessage& message) {
   }
 }
 
-void PrefillClient::add_layer(Prompt& prompt, const KvMessage& message) {
+Status PrefillClient::add_layer(Prompt& prompt, const KvMessage& message) {
   std::shared_ptr<SequenceState>& state = prompt.arrived.state;
   if (!state) state = std::make_shared<SequenceState>(make_sequence_state(loop_->config()));
   std::span<const std::byte> record = message.payload;
   const Status status = deserialize_layer(loop_->config(), record, *state);
-  if (!status.ok()) return fail(message.id, io_error(status.error().message));
-  ++prompt.num_layers;
+  if (!status.ok()) return status;
+  // That they are all there, the engine looks at once more.
+  if (++prompt.num_layers > loop_->config().num_hidden_layers || !record.empty()) {
+    return io_error("prefill server " + prompt.server + " sent more than the layers");
+  }
+  return ok_status();
 }
 
 void PrefillClient::finish_if_whole(int64_t id) {

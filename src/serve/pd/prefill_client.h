@@ -15,6 +15,7 @@ namespace plimsoll {
 class PrefillClient final : public PromptSource {
  public:
   static Result<std::unique_ptr<PrefillClient>> create(const DisaggregationOptions& options,
+                                                       const std::string& address,
                                                        Metrics& metrics);
 
   // Before the first prompt. `loop` must outlive the client and have stopped when the client ends.
@@ -33,7 +34,8 @@ class PrefillClient final : public PromptSource {
   };
   struct Prompt {
     std::string server;
-    std::vector<std::byte> message;  // until it has been sent
+    PromptMessage asked;
+    bool is_sent = false;
     HandedOver arrived;
     int num_layers = 0;  // arrived
     bool has_first = false;
@@ -51,7 +53,7 @@ class PrefillClient final : public PromptSource {
   void ask(int64_t id, Prompt& prompt, KvPeer peer);
   void hear(KvPeer peer, KvMessage message);
   void hear_welcome(KvPeer peer, const KvMessage& message);
-  void add_layer(Prompt& prompt, const KvMessage& message);
+  Status add_layer(Prompt& prompt, const KvMessage& message);
   void finish_if_whole(int64_t id);
   Servers::iterator server_of(KvPeer peer);
   void hear_closed(KvPeer peer, const std::string& why);

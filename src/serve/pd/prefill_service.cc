@@ -7,7 +7,7 @@ Result<std::unique_ptr<PrefillService>> PrefillService::create(const Disaggregat
                                                                Metrics& metrics) {
   std::unique_ptr<PrefillService> service(new PrefillService(metrics));
   auto transport = KvTransport::create(
-      options.transport(),
+      options.transport(address),
       {.on_message = [s = service.get()](KvPeer peer,
                                          KvMessage message) { s->hear(peer, message); },
        .on_closed =
@@ -42,7 +42,10 @@ void PrefillService::hear(KvPeer peer, const KvMessage& message) {
   if (message.kind == kCancel) return drop_jobs(peer, &message.id);
   PromptMessage prompt;
   if (message.kind == kPrompt && decode(message.payload, prompt)) {
-    return start(peer, message.id, prompt);
+    const std::string why = fault(prompt);
+    if (why.empty()) return start(peer, message.id, prompt);
+    return send_failure(peer, message.id,
+                        invalid_argument("the prompt cannot be computed: " + why));
   }
   send_failure(peer, message.id, invalid_argument("the message cannot be understood"));
 }

@@ -1,7 +1,10 @@
 #include "serve/pd/routed_request.h"
 
 #include <boost/asio/post.hpp>
+#include <ctime>
 
+#include "comm/deployment_key.h"
+#include "record/formats/limits.h"
 #include "serve/http/api_error.h"
 #include "serve/loop/hand_over.h"
 #include "serve/openai/completion_job.h"
@@ -20,11 +23,15 @@ constexpr int kQueueFull = 429;
 class RoutedRequest : public std::enable_shared_from_this<RoutedRequest> {
  public:
   RoutedRequest(ServerPool& pool,
+                const std::string& key,
+                boost::asio::io_context& io,
                 HttpRequest request,
                 bool needs_prefill,
                 std::shared_ptr<HttpReply> reply,
                 RouteEvents events)
       : pool_(pool),
+        key_(key),
+        io_(io),
         request_(std::move(request)),
         needs_prefill_(needs_prefill),
         reply_(std::move(reply)),
@@ -36,6 +43,7 @@ class RoutedRequest : public std::enable_shared_from_this<RoutedRequest> {
  private:
   void hear_head(int status, std::string_view type);
   void hear_bytes(std::string_view bytes);
+  void hear_too_much();
   void hear_end(const Status& ended);
   void hear_break(const std::string& why);
   void try_without(PooledServer& server);
@@ -45,7 +53,9 @@ class RoutedRequest : public std::enable_shared_from_this<RoutedRequest> {
   void release(PooledServer*& server);
 
   ServerPool& pool_;
-  const HttpRequest request_;
+  const std::string& key_;
+  boost::asio::io_context& io_;
+  HttpRequest request_;  // its body until bytes of the answer have gone
   const bool needs_prefill_;
   const std::shared_ptr<HttpReply> reply_;
   const RouteEvents events_;
@@ -61,6 +71,7 @@ class RoutedRequest : public std::enable_shared_from_this<RoutedRequest> {
 
   std::vector<const PooledServer*> failed_;  // in earlier attempts
   bool left_ = false;
+  bool too_large_ = false;  // the answer of this attempt
 };
 
 void RoutedRequest::try_next() {
@@ -75,11 +86,15 @@ void RoutedRequest::try_next() {
     call.headers["Authorization"] = key;
   }
   if (prefill_) {
-    call.headers[kPrefillHeader] = prefill_->bootstrap;
+    const Result<std::string> word = key_.empty()
+                                         ? Result<std::string>(prefill_->bootstrap)
+                                         : sign(key_, prefill_->bootstrap, std::time(nullptr));
+    call.headers[kPrefillHeader] = word.ok() ? *word : "";
     ++prefill_->num_requests;
   }
   ++decode_->num_requests;
   status_ = 0;
+  too_large_ = false;
   body_.clear();
   const auto self = shared_from_this();
   break_off_ = decode_->client.start(
@@ -96,15 +111,28 @@ void RoutedRequest::hear_head(int status, std::string_view type) {
   if (status != 200 || !type.starts_with("text/event-stream") || left_) return;
   release(prefill_);  // the first token is there
   streaming_ = true;
+  request_ = {};
   reply_->begin_stream(status_, type_);
 }
 
 void RoutedRequest::hear_bytes(std::string_view bytes) {
+  if (too_large_) return;
   if (!streaming_) {
+    if (body_.size() + bytes.size() > limits::kRoutedAnswerBytes) return hear_too_much();
     body_ += bytes;
   } else if (!left_) {
     reply_->write(std::string(bytes));
   }
+}
+
+// Not from within the call's own reading.
+void RoutedRequest::hear_too_much() {
+  if (too_large_) return;
+  too_large_ = true;
+  std::string().swap(body_);
+  boost::asio::post(io_, [self = shared_from_this(), break_off = break_off_] {
+    if (break_off) break_off();
+  });
 }
 
 void RoutedRequest::hear_end(const Status& ended) {
@@ -116,7 +144,9 @@ void RoutedRequest::hear_end(const Status& ended) {
   if (!ended.ok()) {
     pool_.doubt(*decode);
     // Of a server that was given up this end is but the consequence.
-    const std::string& why = decode->ready ? ended.error().message : decode->why_not;
+    const std::string why = too_large_      ? "its answer is larger than a router holds"
+                            : decode->ready ? ended.error().message
+                                            : decode->why_not;
     hear_break(decode->text() + ": " + why);
     return streaming_ ? end(RouteEnd::kFailed) : try_without(*decode);
   }
@@ -190,13 +220,14 @@ void RoutedRequest::release(PooledServer*& server) {
 }  // namespace
 
 void route_request(ServerPool& pool,
+                   const std::string& key,
                    HttpRequest request,
                    bool needs_prefill,
                    boost::asio::io_context& io,
                    std::shared_ptr<HttpReply> reply,
                    RouteEvents events) {
-  const auto routed = std::make_shared<RoutedRequest>(pool, std::move(request), needs_prefill,
-                                                      reply, std::move(events));
+  const auto routed = std::make_shared<RoutedRequest>(pool, key, io, std::move(request),
+                                                      needs_prefill, reply, std::move(events));
   reply->on_client_left([&io, weak = std::weak_ptr(routed)] {
     boost::asio::post(io, [weak] {
       if (const auto alive = weak.lock()) alive->leave();

@@ -23,6 +23,7 @@ struct RouteEvents {
 // On the pool's thread. Whoever computes prompts is picked too where `needs_prefill`; else the
 // decode server answers alone. `pool` must outlive the request.
 void route_request(ServerPool& pool,
+                   const std::string& key,
                    HttpRequest request,
                    bool needs_prefill,
                    boost::asio::io_context& io,

@@ -116,7 +116,7 @@ void Router::handle(HttpRequest request, std::shared_ptr<HttpReply> reply) {
 
 void Router::route(HttpRequest request, bool needs_prefill, std::shared_ptr<HttpReply> reply) {
   metrics_->in_flight.Set(++num_live_);
-  route_request(pool_, std::move(request), needs_prefill, io_, std::move(reply),
+  route_request(pool_, options_.key, std::move(request), needs_prefill, io_, std::move(reply),
                 {.on_retry = [this] { metrics_->retries.Increment(); },
                  .on_end =
                      [this](RouteEnd end) {

@@ -21,6 +21,7 @@ struct RouterOptions {
   int port = 30000;
   std::vector<std::string> prefill_urls;
   std::vector<std::string> decode_urls;
+  std::string key;  // the deployment's, which signs what decode servers are told; empty: none
   HealthChecks health;
   std::function<void(const std::string&)> log;  // a line for the operator; may be empty
   HttpLimits http;

@@ -259,6 +259,33 @@ TEST_F(RouterTest, SpreadsRequestsOverServersByTheirLoad) {
   expect_nothing_left();
 }
 
+// What a server says of its health may be anything.
+TEST_F(RouterTest, LivesThroughAnyHealth) {
+  std::atomic<int> turn = 0;
+  const std::vector<std::string> said = {R"({"role":7})",
+                                         R"({"role":"prefill","bootstrap_port":"x"})",
+                                         R"({"role":"prefill","bootstrap_port":-1})",
+                                         R"({"role":"prefill","bootstrap_port":1e300})",
+                                         R"({"status":{},"role":[]})",
+                                         "[]",
+                                         "null",
+                                         "\"\\ud800\"",
+                                         std::string(100'000, '['),
+                                         "{\"role\":\"" + std::string(10'000'000, 'x') + "\"}"};
+  HttpServer odd({}, [&](HttpRequest, std::shared_ptr<HttpReply> reply) {
+    const int i = turn++;
+    reply->send(i % 3 == 2 ? 503 : 200, "application/json", said[i % said.size()]);
+  });
+  ASSERT_TRUE(odd.start("127.0.0.1", 0).ok());
+  FakeServer decode("decode", answer(200, "yes"));
+  const std::string url = "http://127.0.0.1:" + std::to_string(odd.port());
+  start({url}, {decode.url()});
+  for (int i = 0; i < 2000 && turn < 40; ++i) std::this_thread::sleep_for(milliseconds(5));
+  EXPECT_GE(turn, 40);
+  wait_for_ready(1);
+  EXPECT_EQ(status_of(post()), 503);
+}
+
 TEST_F(RouterTest, ServersInOtherRolesAreNotUsed) {
   FakeServer prefill("prefill", say_nothing), alone("", say_nothing);
   start({prefill.url()}, {prefill.url(), alone.url()});

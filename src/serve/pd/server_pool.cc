@@ -4,24 +4,33 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "record/formats/json_text.h"
+
 namespace plimsoll {
 namespace {
+
+constexpr size_t kShownBytes = 100;  // of another server's words
 
 // What the answer to /health lacks of a server in `role`; empty: nothing. Sets where decode servers
 // find a prefill server.
 std::string lacks(PdRole role, int status, const nlohmann::json& health, PooledServer& server) {
   if (!health.is_object()) return "its /health is no JSON object; is it a Plimsoll server?";
-  if (status != 200) return "it is " + health.value("status", "not ready");
+  if (status != 200) {
+    const std::string state = text_member(health, "status").substr(0, kShownBytes);
+    return "it is " + (state.empty() ? "not ready" : state);
+  }
   const std::string expected = name_of(role);
-  const std::string found = health.value("role", "");
+  const std::string found = text_member(health, "role").substr(0, kShownBytes);
   if (found != expected) {
     const std::string is = found.empty() ? "neither a prefill nor a decode" : "a " + found;
     return "it is " + is + " server; start it with --disaggregation-mode " + expected;
   }
   if (role == PdRole::kDecode) return "";
+  const int64_t port = integer_member(health, "bootstrap_port", 0);
+  if (port < 1 || port > 65535) return "its /health names no bootstrap_port";
   const HttpUrl& url = server.client.url();
   const std::string host = url.host.find(':') == url.host.npos ? url.host : "[" + url.host + "]";
-  server.bootstrap = host + ":" + std::to_string(health.value("bootstrap_port", 0));
+  server.bootstrap = host + ":" + std::to_string(port);
   return "";
 }
 
@@ -93,7 +102,11 @@ void ServerPool::check(Member& member) {
   member.server.client.start(
       {.path = "/health", .timeout = checks_.timeout},
       {.on_head = [answer](int status, std::string_view) { answer->status = status; },
-       .on_bytes = [answer](std::string_view bytes) { answer->body += bytes; },
+       .on_bytes =
+           [answer](std::string_view bytes) {
+             const size_t room = limits::kHealthBytes - answer->body.size();
+             answer->body += bytes.substr(0, room);  // what is cut is no JSON
+           },
        .on_end =
            [this, answer, &member](const Status& ended) {
              const auto elapsed = std::chrono::steady_clock::now() - answer->begin;
@@ -108,8 +121,9 @@ void ServerPool::judge(
   member.checking = false;
   if (ended.ok()) {
     server.num_silent_checks = 0;
-    return set_ready(
-        member, lacks(server.role, status, nlohmann::json::parse(body, nullptr, false), server));
+    const auto health = parse_json(body, limits::kJsonNodesOfRequest);
+    return set_ready(member,
+                     lacks(server.role, status, health.ok() ? *health : nlohmann::json(), server));
   }
   if (!silent) return set_ready(member, ended.error().message);
   if (++server.num_silent_checks < checks_.max_silent) return;
