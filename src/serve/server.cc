@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <boost/asio/post.hpp>
+#include <boost/beast/core/string.hpp>
 #include <nlohmann/json.hpp>
 #include <random>
 
 #include "model/checkpoint/checkpoint_fingerprint.h"
 #include "record/formats/json_text.h"
 #include "serve/balance_page.h"
+#include "serve/http/api_error.h"
 #include "serve/http/json_reply.h"
 #include "serve/rebalance_json.h"
 #include "serve/recorder_dump.h"
@@ -19,6 +21,7 @@ using Json = nlohmann::ordered_json;
 constexpr size_t kBalanceSteps = 1000;
 // Bodies above this take long enough to read for other clients to notice.
 constexpr size_t kLargeBodyBytes = 16 * 1024;
+constexpr std::chrono::seconds kDumpWindow{10};
 constexpr const char* kVersion = PLIMSOLL_VERSION;
 
 // Equal in constant time, so that a key cannot be guessed byte by byte.
@@ -42,7 +45,8 @@ struct Server::Route {
   void (Server::*handler)(const HttpRequest&, const std::shared_ptr<HttpReply>&);
 };
 
-void Server::handle(HttpRequest request, std::shared_ptr<HttpReply> reply) {
+// Null where the request is refused, and why. Looks at the head alone.
+const Server::Route* Server::find_route(const HttpRequest& request, HttpRefusal& refusal) const {
   static const Route kRoutes[] = {
       {"/health", true, false, Route::kOpen, &Server::health},
       {"/health_generate", true, false, Route::kOpen, &Server::health_generate},
@@ -64,21 +68,35 @@ void Server::handle(HttpRequest request, std::shared_ptr<HttpReply> reply) {
   };
   const auto route = std::ranges::find_if(
       kRoutes, [&](const Route& candidate) { return request.path == candidate.path; });
-  if (route == std::end(kRoutes)) return send_error(*reply, 404, "there is nothing at this path");
+  const auto refuse = [&](int status, const std::string& message) -> const Route* {
+    refusal = {status, message};
+    return nullptr;
+  };
+  if (route == std::end(kRoutes)) return refuse(404, "there is nothing at this path");
   const bool get = request.method == "GET" || request.method == "HEAD";
   if (!((get && route->takes_get) || (request.method == "POST" && route->takes_post))) {
-    return send_error(*reply, 405,
-                      std::string("this path takes ") + (route->takes_get ? "GET" : "") +
-                          (route->takes_get && route->takes_post ? " or " : "") +
-                          (route->takes_post ? "POST" : ""));
+    return refuse(405, std::string("this path takes ") + (route->takes_get ? "GET" : "") +
+                           (route->takes_get && route->takes_post ? " or " : "") +
+                           (route->takes_post ? "POST" : ""));
   }
   if (route->access != Route::kOpen && !authorized(request, route->access == Route::kAdmin)) {
-    return send_error(*reply, 401, "expected the header Authorization: Bearer <api key>");
+    return refuse(401, "expected the header Authorization: Bearer <api key>");
+  }
+  // A page of another site makes the browser of somebody who may reach this server ask it.
+  if (route->access != Route::kOpen && request.header("sec-fetch-site") == "cross-site") {
+    return refuse(403, "pages of other sites may not ask this server");
   }
   const bool needs_engine = route->handler != &Server::health &&
                             route->handler != &Server::version &&
                             route->handler != &Server::metrics;
-  if (needs_engine && !ready_) return send_error(*reply, 503, "the model is still loading");
+  if (needs_engine && !ready_) return refuse(503, "the model is still loading");
+  return &*route;
+}
+
+void Server::handle(HttpRequest request, std::shared_ptr<HttpReply> reply) {
+  HttpRefusal refusal;
+  const Route* route = find_route(request, refusal);
+  if (route == nullptr) return send_error(*reply, refusal.status, refusal.message);
   (this->*route->handler)(request, reply);
 }
 
@@ -86,7 +104,10 @@ bool Server::authorized(const HttpRequest& request, bool admin) const {
   const std::string& key =
       admin && !options_.admin_api_key.empty() ? options_.admin_api_key : options_.api_key;
   if (key.empty()) return true;
-  return same_secret(request.header("authorization"), "Bearer " + key);
+  constexpr std::string_view kScheme = "bearer ";  // in any case, RFC 9110, section 11.1
+  const std::string_view given = request.header("authorization");
+  if (!boost::beast::iequals(given.substr(0, kScheme.size()), kScheme)) return false;
+  return same_secret(given.substr(kScheme.size()), key);
 }
 
 Server::Server(const ServerOptions& options)
@@ -94,9 +115,18 @@ Server::Server(const ServerOptions& options)
       metrics_(
           {.model_name = options.served_model_name, .per_layer = options.expert_metrics_per_layer}),
       balance_(kBalanceSteps),
-      http_(options.http, [this](HttpRequest request, std::shared_ptr<HttpReply> reply) {
-        handle(std::move(request), std::move(reply));
-      }) {
+      http_(
+          options.http,
+          [this](HttpRequest request, std::shared_ptr<HttpReply> reply) {
+            handle(std::move(request), std::move(reply));
+          },
+          [this](const HttpRequest& head) -> std::optional<HttpRefusal> {
+            HttpRefusal refusal;
+            if (find_route(head, refusal) != nullptr) return std::nullopt;
+            return refusal;
+          },
+          options.log) {
+  probe_ = std::make_shared<Probe>();
   std::random_device entropy;
   default_seed_ = uint64_t{entropy()} << 32 | entropy();
 }
@@ -119,7 +149,7 @@ Status Server::start_role() {
   if (!model.ok()) return model.error();
   hello_ = {.version = kVersion, .model = *model, .role = role.mode};
   if (role.mode == "decode") {
-    auto client = PrefillClient::create(role, metrics_);
+    auto client = PrefillClient::create(role, options_.host, metrics_);
     if (!client.ok()) return client.error();
     prefill_client_ = std::move(*client);
     return ok_status();
@@ -177,17 +207,41 @@ void Server::health(const HttpRequest&, const std::shared_ptr<HttpReply>& reply)
   send_json(*reply, answer, std::string_view(status) == "ok" ? 200 : 503);
 }
 
-// Generates one token for real.
+// Who waits for the one token that is being generated to see whether the engine works.
+struct Server::Probe {
+  std::mutex mutex;
+  std::vector<std::shared_ptr<HttpReply>> waiting;
+};
+
+// Generates one token for real. Needs no key, so that one token at a time answers all who ask.
 void Server::health_generate(const HttpRequest&, const std::shared_ptr<HttpReply>& reply) {
-  const int64_t id = loop_->reserve_ids(1);
-  Request request{.id = id, .prompt = {loop_->config().bos_token_id}, .max_tokens = 1};
-  std::vector<Request> requests(1, std::move(request));
-  const Status status = loop_->submit(std::move(requests), [reply](Result<RequestUpdate> update) {
-    if (!update.ok()) return send_error(*reply, 503, update.error().message);
-    if (update->finish != FinishReason::kNone) send_json(*reply, {{"status", "ok"}});
+  {
+    const std::lock_guard lock(probe_->mutex);
+    probe_->waiting.push_back(reply);
+    if (probe_->waiting.size() > 1) return;
+  }
+  const auto answer = [probe = probe_](const Status& status) {
+    std::vector<std::shared_ptr<HttpReply>> asked;
+    {
+      const std::lock_guard lock(probe->mutex);
+      std::swap(asked, probe->waiting);
+    }
+    for (const auto& each : asked) {
+      if (!status.ok()) {
+        send_error(*each, 503, status.error().message);
+      } else {
+        send_json(*each, {{"status", "ok"}});
+      }
+    }
+  };
+  std::vector<Request> requests(1);
+  requests[0] = {
+      .id = loop_->reserve_ids(1), .prompt = {loop_->config().bos_token_id}, .max_tokens = 1};
+  const Status status = loop_->submit(std::move(requests), [answer](Result<RequestUpdate> update) {
+    if (!update.ok()) return answer(update.error());
+    if (update->finish != FinishReason::kNone) answer(ok_status());
   });
-  if (!status.ok()) return send_error(*reply, 503, status.error().message);
-  reply->on_client_left([this, id] { loop_->cancel(id, 1); });
+  if (!status.ok()) answer(status);
 }
 
 void Server::models(const HttpRequest&, const std::shared_ptr<HttpReply>& reply) {
@@ -247,7 +301,7 @@ void Server::chat_completions(const HttpRequest& request, const std::shared_ptr<
 void Server::complete(const HttpRequest& request,
                       const std::shared_ptr<HttpReply>& reply,
                       bool chat) {
-  const std::string prefill_server(request.header(kPrefillHeader));
+  std::string prefill_server(request.header(kPrefillHeader));
   if (options_.disaggregation.mode == "prefill") {
     return send_error(*reply, 400, "this is a prefill server; ask the router");
   }
@@ -256,11 +310,20 @@ void Server::complete(const HttpRequest& request,
                       "this is a decode server; ask the router, which names a prefill "
                       "server for each request");
   }
+  if (prefill_client_) {
+    prefill_server = options_.disaggregation.allowed_prefill_server(prefill_server);
+    if (prefill_server.empty()) {
+      return send_error(*reply, 403,
+                        "this decode server asks no prefill server at a stranger's word; ask the "
+                        "router, which needs the same --disaggregation-key-file");
+    }
+  }
   if (request.body.size() <= kLargeBodyBytes) {
     return start_job(request.body, prefill_server, reply, chat);
   }
-  boost::asio::post(aside_, [this, body = request.body, prefill_server, reply, chat] {
-    start_job(body, prefill_server, reply, chat);
+  boost::asio::post(aside_, [this, request, prefill_server, reply, chat] {
+    answer_or_500(*reply, options_.log,
+                  [&] { start_job(request.body, prefill_server, reply, chat); });
   });
 }
 
@@ -268,7 +331,7 @@ void Server::start_job(const std::string& text,
                        const std::string& prefill_server,
                        const std::shared_ptr<HttpReply>& reply,
                        bool chat) {
-  const Result<nlohmann::json> body = parse_json(text);
+  const Result<nlohmann::json> body = parse_json(text, limits::kJsonNodesOfRequest);
   if (!body.ok()) return send_error(*reply, 400, "the body " + body.error().message);
   Result<CompletionRequest> parsed = parse_completion(*body, chat, *tokenizer_, loop_->config(),
                                                       loop_->setup().limits.max_sequence_tokens);
@@ -300,10 +363,19 @@ void Server::stop_record(const HttpRequest&, const std::shared_ptr<HttpReply>& r
 }
 
 void Server::dump_record(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply) {
+  const auto now = std::chrono::steady_clock::now();
+  while (!dumps_.empty() && now - dumps_.front() > kDumpWindow) dumps_.pop_front();
+  if (dumps_.size() >= limits::kDumpsPerWindow) {
+    return send_error(*reply, 429, "dumps are written more often than a disk should bear");
+  }
+  dumps_.push_back(now);
   const bool download = request.query.contains("download") && request.query.at("download") == "1";
   loop_->post([this, reply, download](Engine& engine) {
     const Result<std::vector<std::string>> paths = engine.dump_recording(options_.recorder_dir);
-    if (!paths.ok()) return send_error(*reply, 400, paths.error().message);
+    if (!paths.ok()) {
+      const bool is_io = paths.error().code == ErrorCode::kIo;  // a full disk, for one
+      return send_error(*reply, is_io ? 500 : 400, paths.error().message);
+    }
     boost::asio::post(
         aside_, [reply, paths = *paths, answer = download ? send_dump_files : send_dump_summary] {
           answer(*reply, paths);

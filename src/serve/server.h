@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <boost/asio/thread_pool.hpp>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -55,6 +56,8 @@ class Server {
 
  private:
   struct Route;
+  struct Probe;
+  const Route* find_route(const HttpRequest& request, HttpRefusal& refusal) const;
   Status start_role();
   void handle(HttpRequest request, std::shared_ptr<HttpReply> reply);
   void after_step(Engine& engine);
@@ -90,10 +93,12 @@ class Server {
   std::unique_ptr<EngineLoop> loop_;
   std::unique_ptr<PrefillClient> prefill_client_;    // of a decode server
   std::unique_ptr<PrefillService> prefill_service_;  // of a prefill server
+  std::shared_ptr<Probe> probe_;                     // of /health_generate
   std::atomic<bool> ready_ = false;
   uint64_t default_seed_ = 0;
+  std::deque<std::chrono::steady_clock::time_point> dumps_;  // the last ones; of the HTTP thread
   // What takes long, and neither steps nor other clients should wait for.
-  boost::asio::thread_pool aside_{1};
+  boost::asio::thread_pool aside_{2};
   HttpServer http_;  // last: its thread uses all of the above
 };
 

@@ -297,6 +297,55 @@ TEST_F(ServerTest, TellsTheClientWhatIsWrong) {
   EXPECT_EQ(status_of(ask(server_->port(), "GET", "/../../etc/passwd")), 404);
 }
 
+// What would be copied for each answer is looked at, or counted, before.
+TEST_F(ServerTest, RefusesWhatWouldFillItsMemory) {
+  const std::string path = "/v1/completions";
+  const json many_prompts(std::vector<std::string>(256, "a"));
+  EXPECT_NE(
+      error_of(
+          path,
+          json{{"prompt", many_prompts}, {"n", 128}, {"stop", std::string(100'000, 's')}}.dump())
+          .find("stop"),
+      std::string::npos);
+  EXPECT_NE(error_of(path, json{{"prompt", many_prompts}, {"n", 128}, {"stop", "s"}}.dump())
+                .find("32768 answers"),
+            std::string::npos);
+  const json held = {{"prompt", std::vector<std::string>(4, "a")},
+                     {"n", 128},
+                     {"max_tokens", 4000},
+                     {"logprobs", 20}};
+  EXPECT_NE(error_of(path, held.dump()).find("log probabilities"), std::string::npos);
+  std::string siblings = R"({"prompt":"a","max_tokens":1,"metadata":[{})";
+  for (int i = 0; i < 400'000; ++i) siblings += ",{}";
+  EXPECT_EQ(status_of(ask(server_->port(), "POST", path, siblings + "]}")), 200)
+      << "in quadratic time it took a minute";
+  EXPECT_EQ(status_of(post(path, {{"prompt", "a"}, {"max_tokens", 1}})), 200);
+}
+
+TEST_F(ServerTest, LooksAtPathAndKeyBeforeTheBody) {
+  const std::string rest = " HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n";
+  for (const auto& [target, status] : std::map<std::string, int>{
+           {"POST /nowhere", 404}, {"POST /flush_cache", 401}, {"PUT /v1/completions", 405}}) {
+    TestClient client(server_->port());
+    client.send(target + rest);
+    EXPECT_EQ(status_of(client.receive()), status) << target;
+  }
+  const std::string key = "Authorization: bearer secret\r\n";
+  EXPECT_EQ(status_of(ask(server_->port(), "POST", "/flush_cache", "", key)), 200);
+  EXPECT_EQ(status_of(ask(server_->port(), "GET", "/flush_cache", "",
+                          key + "Sec-Fetch-Site: cross-site\r\n")),
+            403);
+}
+
+TEST_F(ServerTest, OneTokenAnswersAllWhoAskWhetherItGenerates) {
+  std::vector<std::unique_ptr<TestClient>> clients;
+  for (int i = 0; i < 50; ++i) {
+    clients.push_back(std::make_unique<TestClient>(server_->port()));
+    clients.back()->send("GET /health_generate HTTP/1.1\r\nHost: x\r\n\r\n");
+  }
+  for (const auto& client : clients) EXPECT_EQ(status_of(client->receive()), 200);
+}
+
 TEST_F(ServerTest, InformsOperators) {
   for (const char* path : {"/health", "/health_generate", "/version", "/metrics", "/", "/v1/models",
                            "/server_info", "/get_server_info", "/get_model_info"}) {

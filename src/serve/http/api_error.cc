@@ -21,4 +21,15 @@ std::string api_error_body(int status, const std::string& message) {
   return json_text(body);
 }
 
+void answer_or_500(HttpReply& reply,
+                   const std::function<void(const std::string&)>& log,
+                   const std::function<void()>& action) {
+  try {
+    action();
+  } catch (const std::exception& error) {
+    if (log) log(std::string("a request failed: ") + error.what());
+    reply.send(500, "application/json", api_error_body(500, "the server failed at this request"));
+  }
+}
+
 }  // namespace plimsoll

@@ -1,5 +1,7 @@
 #include "serve/http/http_server.h"
 
+#include <poll.h>
+
 #include <algorithm>
 #include <atomic>
 #include <boost/asio.hpp>
@@ -12,6 +14,7 @@
 #include <unordered_set>
 
 #include "serve/http/api_error.h"
+#include "serve/http/http_head.h"
 #include "serve/http/http_outlet.h"
 #include "serve/http/url.h"
 
@@ -24,24 +27,61 @@ using tcp = asio::ip::tcp;
 
 class Connection;
 
+// A body's share of the memory that all bodies may have.
+class BodyShare {
+ public:
+  explicit BodyShare(std::shared_ptr<std::atomic<size_t>> total) : total_(std::move(total)) {}
+  BodyShare(const BodyShare&) = delete;
+  ~BodyShare() { *total_ -= num_bytes_; }
+
+  // False where all together would have more than `max_bytes`.
+  bool grow_to(size_t num_bytes, size_t max_bytes) {
+    if (num_bytes <= num_bytes_) return true;
+    const size_t more = num_bytes - num_bytes_;
+    num_bytes_ = num_bytes;
+    return total_->fetch_add(more) + more <= max_bytes;
+  }
+
+ private:
+  const std::shared_ptr<std::atomic<size_t>> total_;
+  size_t num_bytes_ = 0;
+};
+
 constexpr auto kNever = std::chrono::steady_clock::time_point::max();
 
 struct HttpServer::Impl {
-  Impl(const HttpLimits& limits, HttpHandler handler)
-      : limits(limits), handler(std::move(handler)), acceptor(io), retry(io), stopping(io) {}
+  Impl(const HttpLimits& limits,
+       HttpHandler handler,
+       HttpGate gate,
+       std::function<void(const std::string&)> log)
+      : limits(limits),
+        handler(std::move(handler)),
+        gate(std::move(gate)),
+        log(std::move(log)),
+        acceptor(io),
+        retry(io),
+        stopping(io) {}
 
+  void run();
   void accept();
-  bool close_idlest();
+  void add(tcp::socket socket);
+  void forget(const std::shared_ptr<Connection>& connection);
+  bool close_idlest(const asio::ip::address* of = nullptr);
   void stop_once_sent(std::chrono::steady_clock::time_point deadline);
 
   HttpLimits limits;
   HttpHandler handler;
+  HttpGate gate;
+  std::function<void(const std::string&)> log;
+  const std::shared_ptr<std::atomic<size_t>> num_body_bytes =
+      std::make_shared<std::atomic<size_t>>(0);
   asio::io_context io{1};
   tcp::acceptor acceptor;
   int port = 0;
   asio::steady_timer retry;  // after accept has failed for want of file descriptors
   asio::steady_timer stopping;
   std::unordered_set<std::shared_ptr<Connection>> connections;
+  std::map<asio::ip::address, int> num_of_address;
   std::atomic<int> num_connections = 0;
   std::thread thread;
 };
@@ -49,12 +89,16 @@ struct HttpServer::Impl {
 // One client. All members are touched on the server's thread only, but the outlet.
 class Connection : public std::enable_shared_from_this<Connection> {
  public:
-  Connection(HttpServer::Impl& server, tcp::socket socket)
-      : server_(server),
+  Connection(HttpServer::Impl& server, tcp::socket socket, const asio::ip::address& client)
+      : client(client),
+        server_(server),
         socket_(std::move(socket)),
         outlet_(std::make_shared<HttpOutlet>(socket_.native_handle())),
         deadline_(server.io),
+        watch_(server.io),
         buffer_(kReadBufferBytes) {}
+
+  const asio::ip::address client;
 
   void start() { read_request(/*first=*/true); }
   bool has_unsent() const { return !unsent_.empty(); }
@@ -76,6 +120,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
  private:
   static constexpr size_t kReadBufferBytes = 64 * 1024;
   static constexpr std::chrono::seconds kLingerTime{2};
+  static constexpr std::chrono::milliseconds kLookInterval{500};
 
   void expect_within(std::chrono::seconds limit);
   void stop_clock() { deadline_.expires_at(kNever); }
@@ -86,6 +131,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void refuse(int status, const std::string& message);
   void dispatch();
   void watch_for_leaving();
+  void look_for_leaving();
   bool seems_gone() const { return half_closed_ && left_ && !streaming_; }
   void linger();
   void drop_bytes();
@@ -100,10 +146,12 @@ class Connection : public std::enable_shared_from_this<Connection> {
   tcp::socket socket_;
   const std::shared_ptr<HttpOutlet> outlet_;
   asio::steady_timer deadline_;
+  asio::steady_timer watch_;  // for a client that leaves behind bytes that nobody reads yet
   bool timed_out_ = false;
   std::chrono::steady_clock::time_point idle_since_ = kNever;
   beast::flat_buffer buffer_;
   std::optional<http::request_parser<http::string_body>> parser_;
+  std::shared_ptr<BodyShare> body_memory_;
   uint64_t request_idx_ = 0;
   bool answering_ = false;  // between a request's dispatch and the last byte queued for it
   bool streaming_ = false;
@@ -208,11 +256,13 @@ void Connection::close() {
   socket_.shutdown(tcp::socket::shutdown_both, ignored);
   socket_.close(ignored);
   stop_clock();
+  watch_.cancel();
+  body_memory_ = nullptr;
+  parser_.reset();
   if (answering_ && left_) left_();
   answering_ = false;
   left_ = nullptr;
-  server_.connections.erase(shared_from_this());
-  server_.num_connections = static_cast<int>(server_.connections.size());
+  server_.forget(shared_from_this());
 }
 
 // Breaks off what the socket is doing if it takes longer; the operation's handler sees timed_out_.
@@ -255,19 +305,33 @@ void Connection::on_header(beast::error_code error) {
   if (error == http::error::end_of_stream || error == asio::error::connection_reset) return close();
   if (error) return refuse(400, "the bytes received are no HTTP request");
   head_only_ = parser_->get().method() == http::verb::head;
+  if (const auto fault = head_fault(parser_->get().base(), server_.limits.max_header_bytes)) {
+    return refuse(fault->status, fault->message);
+  }
   const auto length = parser_->content_length();
   if (length && *length > server_.limits.max_body_bytes) {
     return refuse(413, "the request's body is larger than this server takes");
   }
+  if (parser_->is_done()) {
+    stop_clock();
+    return dispatch();
+  }
+  if (server_.gate) {
+    if (const auto refusal = server_.gate(request_of(parser_->get()))) {
+      return refuse(refusal->status, refusal->message);
+    }
+  }
+  body_memory_ = std::make_shared<BodyShare>(server_.num_body_bytes);
+  expect_within(server_.limits.request_timeout);
   if (beast::iequals(parser_->get()[http::field::expect], "100-continue")) {
     return queue("HTTP/1.1 100 Continue\r\n\r\n");  // the body is read once this is sent
   }
   read_body();
 }
 
+// By pieces, so that a body counts for what has arrived of it.
 void Connection::read_body() {
-  expect_within(server_.limits.request_timeout);
-  http::async_read(
+  http::async_read_some(
       socket_, buffer_, *parser_,
       [self = shared_from_this()](beast::error_code error, size_t) { self->on_body(error); });
 }
@@ -279,6 +343,11 @@ void Connection::on_body(beast::error_code error) {
   }
   if (timed_out_) return refuse(408, "the request did not arrive in time");
   if (error) return refuse(400, "the request's body is cut off or malformed");
+  const size_t num_bytes = parser_->get().body().size();
+  if (!body_memory_->grow_to(num_bytes, server_.limits.max_body_memory_bytes)) {
+    return refuse(503, "the bodies of all requests take more memory than this server has for them");
+  }
+  if (!parser_->is_done()) return read_body();
   stop_clock();
   dispatch();
 }
@@ -288,7 +357,12 @@ void Connection::refuse(int status, const std::string& message) {
   keep_alive_ = false;
   answering_ = true;
   refused_ = true;
-  send_head(++request_idx_, status, "application/json", api_error_body(status, message), {});
+  std::map<std::string, std::string> headers;
+  if (status == 503) headers["Retry-After"] = "1";
+  if (status == 401) headers["WWW-Authenticate"] = "Bearer";
+  send_head(++request_idx_, status, "application/json", api_error_body(status, message), headers);
+  body_memory_ = nullptr;
+  parser_.reset();
 }
 
 // Closing on bytes that were not read would make the kernel reset the connection, and the client
@@ -312,43 +386,48 @@ void Connection::drop_bytes() {
 
 void Connection::dispatch() {
   const auto& message = parser_->get();
-  HttpRequest request;
-  request.method = std::string(message.method_string());
-  split_target(std::string(message.target()), request.path, request.query);
-  for (const auto& field : message) {
-    std::string name(field.name_string());
-    for (char& c : name) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-    request.headers[name] = std::string(field.value());
-  }
-  request.body = std::move(parser_->get().body());
+  HttpRequest request = request_of(message);
   keep_alive_ = message.keep_alive();
   chunked_ = message.version() >= 11;
+  request.body = std::move(parser_->get().body());
+  request.body_memory = std::move(body_memory_);
   answering_ = true;
   streaming_ = false;
   half_closed_ = false;
   ++request_idx_;
   watch_for_leaving();
-  server_.handler(std::move(request), std::make_shared<Reply>(server_.io, weak_from_this(), outlet_,
-                                                              request_idx_, chunked_));
+  const auto reply =
+      std::make_shared<Reply>(server_.io, weak_from_this(), outlet_, request_idx_, chunked_);
+  answer_or_500(*reply, server_.log, [&] { server_.handler(std::move(request), reply); });
 }
 
 // While an answer is being made nothing is read, so a client that hangs up shows as readability.
 // One that only has no more to send looks the same. Who holds work back for it hears that it has
 // left; where nobody does, and where a stream runs, the next writes tell.
 void Connection::watch_for_leaving() {
-  socket_.async_wait(tcp::socket::wait_read, [self = shared_from_this(),
-                                              request = request_idx_](beast::error_code error) {
-    if (self->closed_ || error || !self->answering_ || request != self->request_idx_) return;
-    char byte;
-    beast::error_code peek_error;
-    const size_t n =
-        self->socket_.receive(asio::buffer(&byte, 1), tcp::socket::message_peek, peek_error);
-    // The event may be that of bytes which have been read already.
-    if (peek_error == asio::error::would_block) return self->watch_for_leaving();
-    const bool reset = peek_error && peek_error != asio::error::eof;
-    self->half_closed_ = peek_error == asio::error::eof || (!peek_error && n == 0);
-    if (reset || self->seems_gone()) self->close();
-  });
+  socket_.async_wait(tcp::socket::wait_read,
+                     [self = shared_from_this(), request = request_idx_](beast::error_code error) {
+                       if (error || request != self->request_idx_) return;
+                       self->look_for_leaving();
+                     });
+}
+
+void Connection::look_for_leaving() {
+  if (closed_ || !answering_) return;
+  // Bytes may wait before the end: those of the next request, which nobody reads yet.
+  pollfd state = {.fd = socket_.native_handle(), .events = POLLIN | POLLRDHUP, .revents = 0};
+  ::poll(&state, 1, 0);
+  half_closed_ = (state.revents & POLLRDHUP) != 0;
+  const bool reset = (state.revents & (POLLERR | POLLHUP)) != 0;
+  if (reset || seems_gone()) return close();
+  if (half_closed_) return;
+  // The event may be that of bytes which have been read already.
+  if ((state.revents & POLLIN) == 0) return watch_for_leaving();
+  watch_.expires_after(kLookInterval);
+  watch_.async_wait(
+      [self = shared_from_this(), request = request_idx_](beast::error_code cancelled) {
+        if (!cancelled && request == self->request_idx_) self->look_for_leaving();
+      });
 }
 
 void Connection::set_left_callback(uint64_t request, std::function<void()> callback) {
@@ -411,6 +490,7 @@ void Connection::finish_answer() {
   answering_ = false;
   streaming_ = false;
   left_ = nullptr;
+  watch_.cancel();
   if (!writing_) write_next();
 }
 
@@ -452,7 +532,7 @@ void Connection::wait_to_write() {
 void Connection::on_all_sent() {
   if (answering_) return;  // more is to come
   if (refused_) return linger();
-  if (!parser_->is_done()) return read_body();  // after 100 Continue
+  if (parser_ && !parser_->is_done()) return read_body();  // after 100 Continue
   if (!keep_alive_) return close();
   read_request(/*first=*/false);
 }
@@ -467,12 +547,14 @@ bool Connection::count_sent(size_t num_bytes) {
   return true;
 }
 
-// Makes room for a new client: closes the connection that has waited longest for its client's next
-// request. False where all are busy.
-bool HttpServer::Impl::close_idlest() {
-  const auto idlest = std::ranges::min_element(
-      connections, {}, [](const auto& connection) { return connection->idle_since(); });
-  if (idlest == connections.end() || (*idlest)->idle_since() == kNever) return false;
+// Makes room for a new client: closes the connection, of one address or of any, that has waited
+// longest for its client's next request. False where all are busy.
+bool HttpServer::Impl::close_idlest(const asio::ip::address* of) {
+  const auto since = [of](const std::shared_ptr<Connection>& connection) {
+    return of == nullptr || connection->client == *of ? connection->idle_since() : kNever;
+  };
+  const auto idlest = std::ranges::min_element(connections, {}, since);
+  if (idlest == connections.end() || since(*idlest) == kNever) return false;
   const std::shared_ptr<Connection> closed = *idlest;
   closed->close();
   return true;
@@ -488,21 +570,54 @@ void HttpServer::Impl::accept() {
         if (!cancelled) accept();
       });
     }
-    if (static_cast<int>(connections.size()) < limits.max_connections || close_idlest()) {
-      beast::error_code ignored;
-      socket.set_option(tcp::no_delay(true), ignored);
-      socket.non_blocking(true, ignored);
-      const auto connection = std::make_shared<Connection>(*this, std::move(socket));
-      connections.insert(connection);
-      num_connections = static_cast<int>(connections.size());
-      connection->start();
-    }
+    add(std::move(socket));
     accept();
   });
 }
 
-HttpServer::HttpServer(const HttpLimits& limits, HttpHandler handler)
-    : impl_(std::make_shared<Impl>(limits, std::move(handler))) {}
+void HttpServer::Impl::add(tcp::socket socket) {
+  beast::error_code ignored;
+  const asio::ip::address client = socket.remote_endpoint(ignored).address();
+  const int max_of_address = limits.max_connections_per_address > 0
+                                 ? limits.max_connections_per_address
+                                 : limits.max_connections - limits.max_connections / 4;
+  const auto of_address = num_of_address.find(client);
+  const bool has_many = of_address != num_of_address.end() && of_address->second >= max_of_address;
+  if (has_many && !close_idlest(&client)) return;
+  if (static_cast<int>(connections.size()) >= limits.max_connections && !close_idlest()) return;
+  socket.set_option(tcp::no_delay(true), ignored);
+  socket.non_blocking(true, ignored);
+  const auto connection = std::make_shared<Connection>(*this, std::move(socket), client);
+  connections.insert(connection);
+  ++num_of_address[client];
+  num_connections = static_cast<int>(connections.size());
+  connection->start();
+}
+
+void HttpServer::Impl::forget(const std::shared_ptr<Connection>& connection) {
+  if (connections.erase(connection) == 0) return;
+  num_connections = static_cast<int>(connections.size());
+  const auto of_address = num_of_address.find(connection->client);
+  if (--of_address->second == 0) num_of_address.erase(of_address);
+}
+
+// What a connection's code throws, such as for want of memory, ends neither the thread nor others.
+void HttpServer::Impl::run() {
+  while (true) {
+    try {
+      io.run();
+      return;
+    } catch (const std::exception& error) {
+      if (log) log(std::string("a connection failed: ") + error.what());
+    }
+  }
+}
+
+HttpServer::HttpServer(const HttpLimits& limits,
+                       HttpHandler handler,
+                       HttpGate gate,
+                       std::function<void(const std::string&)> log)
+    : impl_(std::make_shared<Impl>(limits, std::move(handler), std::move(gate), std::move(log))) {}
 
 HttpServer::~HttpServer() {
   stop();
@@ -528,7 +643,7 @@ Status HttpServer::start(const std::string& address, int port) {
                     error.message());
   }
   impl_->accept();
-  impl_->thread = std::thread([impl = impl_] { impl->io.run(); });
+  impl_->thread = std::thread([impl = impl_] { impl->run(); });
   return ok_status();
 }
 

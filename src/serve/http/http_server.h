@@ -9,6 +9,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -19,11 +20,13 @@ namespace plimsoll {
 struct HttpLimits {
   size_t max_header_bytes = 16 * 1024;
   size_t max_body_bytes = 4 * 1024 * 1024;
-  size_t max_unsent_bytes = 4 * 1024 * 1024;  // of one stream: a client that does not read
-  int max_connections = 8192;                 // more make the one close that is idle longest
-  std::chrono::seconds request_timeout{30};   // from a request's first byte to its last
-  std::chrono::seconds idle_timeout{120};     // between requests
-  std::chrono::seconds write_timeout{60};     // without the client taking a byte
+  size_t max_unsent_bytes = 4 * 1024 * 1024;        // of one stream: a client that does not read
+  size_t max_body_memory_bytes = 64 * 1024 * 1024;  // of all requests that have not been read
+  int max_connections = 8192;                       // more make the one close that is idle longest
+  int max_connections_per_address = 0;              // 0: three quarters of max_connections
+  std::chrono::seconds request_timeout{30};         // from a request's first byte to its last
+  std::chrono::seconds idle_timeout{120};           // between requests
+  std::chrono::seconds write_timeout{60};           // without the client taking a byte
 };
 
 struct HttpRequest {
@@ -32,6 +35,7 @@ struct HttpRequest {
   std::map<std::string, std::string> query;    // percent-decoded
   std::map<std::string, std::string> headers;  // names in lower case
   std::string body;
+  std::shared_ptr<void> body_memory;  // gives the body's share of the budget back
 
   std::string_view header(const std::string& name) const;
 };
@@ -58,12 +62,24 @@ class HttpReply {
   virtual void on_client_left(std::function<void()> callback) = 0;
 };
 
+// Why a request is refused before its body is read.
+struct HttpRefusal {
+  int status = 0;
+  std::string message;
+};
+// Called with a request that has a body to come, when its head is known.
+using HttpGate = std::function<std::optional<HttpRefusal>(const HttpRequest& head)>;
+
 using HttpHandler = std::function<void(HttpRequest request, std::shared_ptr<HttpReply> reply)>;
 
 class HttpServer {
  public:
-  // Called on the server's thread; must return soon and keep `reply` for later if need be.
-  HttpServer(const HttpLimits& limits, HttpHandler handler);
+  // The handler is called on the server's thread; it must return soon and keep `reply` for later if
+  // need be. What it throws is answered 500 and logged. Gate and log may be empty.
+  HttpServer(const HttpLimits& limits,
+             HttpHandler handler,
+             HttpGate gate = {},
+             std::function<void(const std::string&)> log = {});
   ~HttpServer();
 
   // Binds, and starts the thread. Port 0 takes any free one.

@@ -14,9 +14,11 @@ namespace {
 
 class HttpServerTest : public testing::Test {
  protected:
-  void serve(HttpLimits limits = {}) {
+  void serve(HttpLimits limits = {}, HttpGate gate = {}) {
     server_ = std::make_unique<HttpServer>(
-        limits, [this](HttpRequest request, std::shared_ptr<HttpReply> reply) {
+        limits,
+        [this](HttpRequest request, std::shared_ptr<HttpReply> reply) {
+          if (request.path == "/throws") throw std::runtime_error("as a bad cast would");
           if (request.path == "/stream") {
             reply->begin_stream(200, "text/plain");
             for (int i = 0; i < 3; ++i) reply->write("part" + std::to_string(i) + ";");
@@ -42,7 +44,8 @@ class HttpServerTest : public testing::Test {
             return;
           }
           reply->send(200, "text/plain", request.method + " " + request.path + " " + request.body);
-        });
+        },
+        std::move(gate));
     ASSERT_TRUE(server_->start("127.0.0.1", 0).ok());
   }
   bool soon(const std::function<bool()>& condition) {
@@ -143,6 +146,109 @@ TEST_F(HttpServerTest, NoticesThatAClientLeft) {
   }
   EXPECT_TRUE(soon([&] { return left_.load(); }));
   EXPECT_TRUE(soon([&] { return server_->num_connections() == 0; }));
+}
+
+TEST_F(HttpServerTest, NoticesThatAClientLeftAfterOneMoreByte) {
+  serve();
+  {
+    TestClient client(server_->port());
+    client.send("GET /never HTTP/1.1\r\nHost: x\r\n\r\nG");
+    ASSERT_TRUE(soon([&] { return is_held_.load(); }));
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+  EXPECT_TRUE(soon([&] { return left_.load(); }));
+  EXPECT_TRUE(soon([&] { return server_->num_connections() == 0; }));
+}
+
+TEST_F(HttpServerTest, AnswersAnExpectedBodyThatIsEmpty) {
+  serve();
+  TestClient client(server_->port());
+  for (int i = 0; i < 2; ++i) {
+    client.send("POST /a HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 0\r\n\r\n");
+    EXPECT_EQ(body_of(client.receive()), "POST /a ");
+  }
+}
+
+TEST_F(HttpServerTest, RefusesHeadsThatTwoReadersCouldUnderstandDifferently) {
+  serve();
+  const std::string smuggled = "GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n";
+  for (const std::string head :
+       {"Host: x\r\nTransfer-Encoding: xchunked\r\n", "Host: x\r\nTransfer-Encoding: gzip\r\n",
+        "Host: x\r\nTransfer-Encoding: chunked, identity\r\n",
+        "Host: x\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+        "Host: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n", "",
+        "Host: x\r\nHost: y\r\n", "Host: x\r\nAuthorization: a\r\nAuthorization: b\r\n"}) {
+    TestClient client(server_->port());
+    client.send("POST / HTTP/1.1\r\n" + head + "\r\n" + smuggled);
+    client.finish_sending();
+    const std::string answer = client.receive_all();
+    EXPECT_EQ(status_of(answer), 400) << head;
+    EXPECT_EQ(answer.find("/smuggled"), answer.npos) << head;
+  }
+  std::string fields;
+  for (int i = 0; i < 1200; ++i) fields += "a: 0123456789\r\n";
+  TestClient client(server_->port());
+  client.send("GET / HTTP/1.1\r\nHost: x\r\n" + fields + "\r\n");
+  EXPECT_EQ(status_of(client.receive_all()), 431);
+  EXPECT_EQ(body_of(ask(server_->port(), "GET", "http://x/path")), "GET /path ");
+}
+
+TEST_F(HttpServerTest, WhatThrowsIsAnswered500AndEndsNothing) {
+  serve();
+  EXPECT_EQ(status_of(ask(server_->port(), "GET", "/throws")), 500);
+  EXPECT_EQ(status_of(ask(server_->port(), "GET", "/")), 200);
+}
+
+TEST_F(HttpServerTest, BodiesShareABudget) {
+  serve({.max_body_bytes = 1 << 20, .max_body_memory_bytes = 3 << 20});
+  const std::string head = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n";
+  std::vector<std::unique_ptr<TestClient>> halves;
+  int num_refused = 0;
+  for (int i = 0; i < 10; ++i) {
+    halves.push_back(std::make_unique<TestClient>(server_->port()));
+    halves.back()->send(head + std::string(500'000, 'x'));
+  }
+  // The others wait for their second half.
+  for (int i = 0; i < 10 && num_refused < 4; ++i) {
+    TestClient& client = *halves[9 - i];
+    const std::string answer = client.receive_all();
+    EXPECT_EQ(status_of(answer), 503);
+    EXPECT_NE(answer.find("Retry-After: 1"), answer.npos);
+    ++num_refused;
+  }
+  EXPECT_EQ(status_of(ask(server_->port(), "GET", "/")), 200) << "what has no body is answered";
+  halves.clear();
+  EXPECT_TRUE(soon([&] {
+    return status_of(ask(server_->port(), "POST", "/", std::string(1'000'000, 'x'))) == 200;
+  }));
+}
+
+TEST_F(HttpServerTest, AsksTheGateBeforeItReadsABody) {
+  serve({}, [](const HttpRequest& head) -> std::optional<HttpRefusal> {
+    if (head.header("authorization") == "Bearer key") return std::nullopt;
+    return HttpRefusal{401, "no key"};
+  });
+  TestClient client(server_->port());
+  client.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n");
+  EXPECT_EQ(status_of(client.receive()), 401) << "without a byte of the body";
+  EXPECT_EQ(body_of(ask(server_->port(), "POST", "/", "x", "Authorization: Bearer key\r\n")),
+            "POST / x");
+}
+
+TEST_F(HttpServerTest, OneAddressCannotTakeAllConnections) {
+  serve({.max_connections = 4});
+  std::vector<std::unique_ptr<TestClient>> greedy;
+  for (int i = 0; i < 3; ++i) {
+    greedy.push_back(std::make_unique<TestClient>(server_->port()));
+    greedy.back()->send("GET /held HTTP/1.1\r\nHost: x\r\n\r\n");
+    ASSERT_TRUE(soon([&] { return server_->num_connections() == i + 1; }));
+  }
+  ASSERT_TRUE(soon([&] { return is_held_.load(); }));
+  TestClient one_more(server_->port());
+  EXPECT_EQ(one_more.receive(), "") << "it is closed at once";
+  TestClient other(server_->port(), "127.0.0.2");
+  other.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+  EXPECT_EQ(status_of(other.receive()), 200);
 }
 
 TEST_F(HttpServerTest, AnswersAClientThatHasNoMoreToSend) {

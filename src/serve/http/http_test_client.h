@@ -13,9 +13,15 @@ namespace plimsoll {
 
 class TestClient {
  public:
-  explicit TestClient(int port) : fd_(::socket(AF_INET, SOCK_STREAM, 0)) {
+  // `from` is the client's own address, if it is to be another than the kernel's choice.
+  explicit TestClient(int port, const char* from = nullptr)
+      : fd_(::socket(AF_INET, SOCK_STREAM, 0)) {
     sockaddr_in address = {};
     address.sin_family = AF_INET;
+    if (from) {
+      ::inet_pton(AF_INET, from, &address.sin_addr);
+      ::bind(fd_, reinterpret_cast<sockaddr*>(&address), sizeof address);
+    }
     address.sin_port = htons(static_cast<uint16_t>(port));
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     connected_ = ::connect(fd_, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0;

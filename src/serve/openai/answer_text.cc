@@ -22,7 +22,7 @@ std::string AnswerText::finish() {
 
 std::string AnswerText::release(bool is_end) {
   size_t num_safe = held_.size();
-  for (const std::string& stop : stops_) {
+  for (const std::string& stop : *stops_) {
     const size_t found = held_.find(stop);
     if (found != std::string::npos) {
       stopped_ = true;
@@ -30,7 +30,7 @@ std::string AnswerText::release(bool is_end) {
     }
   }
   if (!stopped_ && !is_end) {
-    for (const std::string& stop : stops_) {
+    for (const std::string& stop : *stops_) {
       for (size_t length = std::min(stop.size() - 1, held_.size()); length > 0; --length) {
         if (!held_.ends_with(std::string_view(stop).substr(0, length))) continue;
         num_safe = std::min(num_safe, held_.size() - length);

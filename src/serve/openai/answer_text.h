@@ -3,6 +3,7 @@
 // reasoning has two texts: that up to </think>, and what follows.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -12,9 +13,12 @@ namespace plimsoll {
 
 class AnswerText {
  public:
-  AnswerText(const Tokenizer& tokenizer, std::vector<std::string> stops, bool reasons = false)
+  // `stops` may be null: there are none.
+  AnswerText(const Tokenizer& tokenizer,
+             std::shared_ptr<const std::vector<std::string>> stops,
+             bool reasons = false)
       : decoder_(tokenizer),
-        stops_(std::move(stops)),
+        stops_(stops ? std::move(stops) : std::make_shared<const std::vector<std::string>>()),
         reasoning_end_(reasons ? tokenizer.added_token("</think>") : -1) {}
 
   // Takes a token; returns the text that has become certain.
@@ -31,7 +35,7 @@ class AnswerText {
   std::string release(bool is_end);
 
   StreamDecoder decoder_;
-  std::vector<std::string> stops_;
+  std::shared_ptr<const std::vector<std::string>> stops_;
   int32_t reasoning_end_;  // the token that ends the reasoning; -1: none is to come
   std::string held_;
   bool stopped_ = false;

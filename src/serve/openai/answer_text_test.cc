@@ -5,6 +5,10 @@
 namespace plimsoll {
 namespace {
 
+std::shared_ptr<const std::vector<std::string>> stops(const char* text) {
+  return std::make_shared<const std::vector<std::string>>(1, text);
+}
+
 class AnswerTextTest : public testing::Test {
  protected:
   // What the tokens of a text make, reasoning and content apart.
@@ -25,27 +29,27 @@ class AnswerTextTest : public testing::Test {
 };
 
 TEST_F(AnswerTextTest, PartsReasoningFromContentAtItsMarker) {
-  AnswerText answer(*tokenizer_, {"never"}, /*reasons=*/true);
+  AnswerText answer(*tokenizer_, stops("never"), /*reasons=*/true);
   take(answer, "It says nev</think>er mind.</think>");
   EXPECT_EQ(reasoning_, "It says nev") << "the part of a stop string that was held back";
   EXPECT_EQ(content_, "er mind.</think>");
 }
 
 TEST_F(AnswerTextTest, IsAllReasoningWithoutTheMarker) {
-  AnswerText answer(*tokenizer_, {}, /*reasons=*/true);
+  AnswerText answer(*tokenizer_, nullptr, /*reasons=*/true);
   take(answer, "Let me see");
   EXPECT_EQ(reasoning_, "Let me see");
   EXPECT_EQ(content_, "");
 }
 
 TEST_F(AnswerTextTest, IsAllContentWhereNoReasoningIsAskedFor) {
-  AnswerText answer(*tokenizer_, {});
+  AnswerText answer(*tokenizer_, nullptr);
   take(answer, "a</think>b");
   EXPECT_EQ(reasoning_ + "|" + content_, "|a</think>b");
 }
 
 TEST_F(AnswerTextTest, StopsInReasoningToo) {
-  AnswerText answer(*tokenizer_, {"see"}, /*reasons=*/true);
+  AnswerText answer(*tokenizer_, stops("see"), /*reasons=*/true);
   take(answer, "Let me see</think>it");
   EXPECT_TRUE(answer.stopped());
   EXPECT_EQ(reasoning_, "Let me ");

@@ -1,15 +1,20 @@
 #include "serve/openai/completion_job.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 
 #include "record/formats/json_text.h"
+#include "record/formats/limits.h"
 #include "serve/http/api_error.h"
 
 namespace plimsoll {
 namespace {
 
 using Json = nlohmann::ordered_json;
+
+// Log probabilities that all answers sent whole may come to.
+std::atomic<int64_t> held_logprobs = 0;
 
 // A token's own text, U+FFFD where it is no whole character.
 std::string token_text(const Tokenizer& tokenizer, int32_t token) {
@@ -59,8 +64,23 @@ CompletionJob::CompletionJob(const JobContext& context,
                  .count();
 }
 
+CompletionJob::~CompletionJob() {
+  held_logprobs -= num_held_;
+}
+
 void CompletionJob::submit() {
   const auto num_choices = static_cast<int64_t>(request_.prompts.size()) * request_.n;
+  // Before anything is made for each answer.
+  if (const Status room = context_.loop->check_room(num_choices); !room.ok()) {
+    return send_error(*reply_, room.error());
+  }
+  if (!request_.stream) {
+    num_held_ = request_.num_logprobs(context_.loop->setup().limits.max_sequence_tokens);
+    if (held_logprobs.fetch_add(num_held_) + num_held_ > limits::kHeldLogprobs) {
+      return send_error(*reply_, unavailable("other answers with log probabilities are being "
+                                             "gathered; ask again, or with \"stream\": true"));
+    }
+  }
   first_id_ = context_.loop->reserve_ids(num_choices);
   id_ = (request_.chat ? "chatcmpl-" : "cmpl-") + std::to_string(first_id_);
   std::vector<Request> requests;

@@ -33,6 +33,8 @@ class CompletionJob : public std::enable_shared_from_this<CompletionJob> {
                     CompletionRequest request,
                     std::shared_ptr<HttpReply> reply);
 
+  ~CompletionJob();
+
  private:
   using Json = nlohmann::ordered_json;
 
@@ -76,6 +78,7 @@ class CompletionJob : public std::enable_shared_from_this<CompletionJob> {
   std::vector<Choice> choices_;
   int64_t first_id_ = 0;  // of the engine's requests; choice i is request first_id_ + i
   size_t num_open_ = 0;
+  int64_t num_held_ = 0;  // of the log probabilities that all answers may hold
   bool failed_ = false;
   bool streaming_ = false;
 };

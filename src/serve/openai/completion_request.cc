@@ -6,15 +6,15 @@
 #include <optional>
 
 #include "model/tokenizer/chat.h"
+#include "record/formats/limits.h"
 
 namespace plimsoll {
 namespace {
 
 using nlohmann::json;
 
-constexpr int kMaxChoices = 128;
-constexpr int kMaxPrompts = 256;
-constexpr size_t kMaxStops = 16;
+using limits::kChoicesPerPrompt;
+using limits::kPromptsPerRequest;
 constexpr size_t kMinLikeness = 4;  // characters; "n" stands in every name
 
 // Reads fields of the body and keeps the first complaint. null counts as absent, as in OpenAI's
@@ -158,15 +158,24 @@ void read_stop(FieldReader& read, CompletionRequest& request) {
   const json* stop = read.find("stop");
   if (stop == nullptr) return;
   const json list = stop->is_string() ? json::array({*stop}) : *stop;
-  if (!list.is_array() || list.size() > kMaxStops) {
+  const auto stops = std::make_shared<std::vector<std::string>>();
+  if (!list.is_array() || list.size() > limits::kStopsPerRequest) {
     return read.complain("stop", "a string or up to 16 strings");
   }
+  size_t num_bytes = 0;
   for (const json& text : list) {
+    if (text.is_string()) num_bytes += text.get_ref<const std::string&>().size();
+    if (num_bytes > limits::kStopBytesPerRequest) {
+      return read.complain(
+          "stop",
+          "strings of up to " + std::to_string(limits::kStopBytesPerRequest) + " bytes together");
+    }
     if (!text.is_string() || text.get_ref<const std::string&>().empty()) {
       return read.complain("stop", "strings that are not empty");
     }
-    request.stop.push_back(text.get<std::string>());
+    stops->push_back(text.get<std::string>());
   }
+  request.stop = std::move(stops);
 }
 
 void read_stream(FieldReader& read, CompletionRequest& request) {
@@ -212,7 +221,7 @@ void read_prompt(FieldReader& read,
                  const ModelConfig& config,
                  CompletionRequest& request) {
   const std::string expected =
-      "a string, token ids, or up to " + std::to_string(kMaxPrompts) + " of either";
+      "a string, token ids, or up to " + std::to_string(kPromptsPerRequest) + " of either";
   const json* prompt = read.find("prompt");
   if (prompt == nullptr) return read.complain("prompt is missing; expected " + expected);
   const auto is_id = [](const json& id) { return id.is_number_integer(); };
@@ -220,7 +229,7 @@ void read_prompt(FieldReader& read,
     return ids.is_array() && !ids.empty() && std::all_of(ids.begin(), ids.end(), is_id);
   };
   const json list = prompt->is_string() || is_ids(*prompt) ? json::array({*prompt}) : *prompt;
-  if (!list.is_array() || list.empty() || list.size() > kMaxPrompts) {
+  if (!list.is_array() || list.empty() || list.size() > kPromptsPerRequest) {
     return read.complain("prompt", expected);
   }
   for (const json& one : list) {
@@ -323,7 +332,7 @@ Result<CompletionRequest> parse_completion(const json& body,
   read_stop(read, request);
   read_stream(read, request);
   read_logprobs(read, request);
-  read.integer("n", request.n, 1, kMaxChoices);
+  read.integer("n", request.n, 1, kChoicesPerPrompt);
   read.boolean("ignore_eos", request.ignore_eos);
   if (const json* model = read.find("model"); model != nullptr && !model->is_string()) {
     read.complain("model", "a string");
@@ -337,21 +346,46 @@ Result<CompletionRequest> parse_completion(const json& body,
     read.integer("max_tokens", request.max_tokens, 0, INT32_MAX);
     read.boolean("echo", request.echo);
     int best_of = request.n;
-    if (read.integer("best_of", best_of, 1, kMaxChoices) && best_of != request.n) {
+    if (read.integer("best_of", best_of, 1, kChoicesPerPrompt) && best_of != request.n) {
       read.complain("best_of", "the value of n: this server ranks no answers");
     }
     read_prompt(read, tokenizer, config, request);
   }
   if (!read.complaint().empty()) return invalid_argument(read.complaint());
+  int64_t num_prompt_tokens = 0;
   for (const std::vector<int32_t>& prompt : request.prompts) {
     const auto num_tokens = static_cast<int64_t>(prompt.size());
+    num_prompt_tokens += num_tokens * request.n;
     if (num_tokens >= max_sequence_tokens) {
       return invalid_argument("the prompt has " + std::to_string(num_tokens) +
                               " tokens, but prompt and answer together may have at most " +
                               std::to_string(max_sequence_tokens));
     }
   }
+  if (num_prompt_tokens > limits::kPromptTokensPerRequest) {
+    return invalid_argument("the prompts of all answers have " + std::to_string(num_prompt_tokens) +
+                            " tokens, but one request may have at most " +
+                            std::to_string(limits::kPromptTokensPerRequest));
+  }
+  if (!request.stream &&
+      request.num_logprobs(max_sequence_tokens) > limits::kHeldLogprobsPerRequest) {
+    return invalid_argument("the answers may hold " +
+                            std::to_string(request.num_logprobs(max_sequence_tokens)) +
+                            " log probabilities, but an answer sent whole may hold at most " +
+                            std::to_string(limits::kHeldLogprobsPerRequest) +
+                            "; ask with \"stream\": true, for fewer answers or for fewer tokens");
+  }
   return request;
+}
+
+int64_t CompletionRequest::num_logprobs(int64_t max_sequence_tokens) const {
+  if (!logprobs) return 0;
+  int64_t num_tokens = 0;
+  for (const std::vector<int32_t>& prompt : prompts) {
+    const auto num_prompt = static_cast<int64_t>(prompt.size());
+    num_tokens += std::min(max_tokens, max_sequence_tokens - num_prompt) + (echo ? num_prompt : 0);
+  }
+  return num_tokens * n * (1 + *logprobs);
 }
 
 }  // namespace plimsoll

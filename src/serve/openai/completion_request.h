@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
@@ -22,12 +23,15 @@ struct CompletionRequest {
   int64_t max_tokens = 16;
   SamplingParams sampling;
   bool has_seed = false;
-  std::vector<std::string> stop;
+  std::shared_ptr<const std::vector<std::string>> stop;  // of all answers; null: none
   bool ignore_eos = false;
   std::optional<int> logprobs;  // how many alternatives to report; 0: only the chosen token's
   bool echo = false;
   bool stream = false;
   bool include_usage = false;
+
+  // How many the answers may come to.
+  int64_t num_logprobs(int64_t max_sequence_tokens) const;
 };
 
 // Fails with a message for the client: what the field holds, and what was expected. A field that
