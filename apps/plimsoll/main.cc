@@ -1,7 +1,10 @@
 // plimsoll: parse the command line, run the subcommand, print what went wrong.
 #include <fmt/format.h>
 
+#include <csignal>
 #include <cstdio>
+#include <new>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -73,10 +76,22 @@ int run_words(const std::vector<std::string>& words) {
   return run(*invocation);
 }
 
+// Whatever asks for more memory than there is fails like any other command.
+int run_safely(const std::vector<std::string>& words) {
+  try {
+    return run_words(words);
+  } catch (const std::bad_alloc&) {
+    return report(io_error("there is not enough memory for what was asked for"));
+  } catch (const std::length_error&) {
+    return report(io_error("what was asked for is larger than memory can hold"));
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-  const int status = run_words(std::vector<std::string>(argv + 1, argv + argc));
+  std::signal(SIGPIPE, SIG_IGN);  // whoever stops reading what we say ends nothing
+  const int status = run_safely(std::vector<std::string>(argv + 1, argv + argc));
   if (std::fflush(stdout) != 0 || std::ferror(stdout)) {
     return report(io_error("the results could not be written to stdout"));
   }

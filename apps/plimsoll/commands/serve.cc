@@ -1,6 +1,7 @@
 // plimsoll serve: the model behind an OpenAI-compatible HTTP server.
 #include <filesystem>
 
+#include "comm/deployment_key.h"
 #include "options/command_line.h"
 #include "options/commands.h"
 #include "record/formats/json_text.h"
@@ -28,10 +29,12 @@ ServerOptions server_options(const Settings& settings) {
                         .recorder_dir = settings.recorder_dir,
                         .max_queued_requests = settings.serve.max_queued_requests,
                         .expert_metrics_per_layer = settings.serve.expert_metrics_per_layer,
-                        .log = [](const std::string& line) { talk(line); },
+                        .log = [](const std::string& line) { log_line(line); },
                         .disaggregation = settings.serve.disaggregation,
                         .model_dir = settings.engine.model_dir};
   options.disaggregation.mode = settings.engine.disaggregation_mode;
+  options.http.max_body_memory_bytes = static_cast<size_t>(settings.serve.max_body_memory_mib)
+                                       << 20;
   options.http.max_connections = allow_connections(options.http.max_connections, 1);
   Json info = Json::object();
   for (const Option* option : options_of(kServe)) {
@@ -45,7 +48,13 @@ ServerOptions server_options(const Settings& settings) {
 
 Result<int> run_serve(const Settings& settings) {
   const EndSignals signals;
-  Server server(server_options(settings));
+  ServerOptions options = server_options(settings);
+  if (const std::string& file = options.disaggregation.key_file; !file.empty()) {
+    Result<std::string> key = read_deployment_key(file);
+    if (!key.ok()) return key.error();
+    options.disaggregation.key = *key;
+  }
+  Server server(options);
   if (Status status = server.start(); !status.ok()) return status.error();
   talk("listening on http://" + settings.serve.host + ":" + std::to_string(server.port()) +
        ", loading " + settings.engine.model_dir);

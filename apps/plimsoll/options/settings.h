@@ -50,6 +50,7 @@ struct ServeSettings {
   std::string admin_api_key;
   std::string served_model_name;  // empty: the model folder's name
   int max_queued_requests = 512;
+  int max_body_memory_mib = 64;
   bool expert_metrics_per_layer = false;
   DisaggregationOptions disaggregation;  // its mode is that of the engine
 };

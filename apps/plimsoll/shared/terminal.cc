@@ -1,10 +1,12 @@
 #include "shared/terminal.h"
 
 #include <fmt/format.h>
+#include <poll.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cctype>
 #include <cstdio>
 #include <cstdlib>
@@ -48,6 +50,23 @@ void print_now(std::string_view result) {
 
 void talk(std::string_view line) {
   fmt::print(stderr, "{}\n", line);
+}
+
+void log_line(std::string_view line) {
+  static std::atomic<int64_t> num_dropped = 0;
+  // A pipe that polls writable takes this many bytes without blocking.
+  constexpr size_t kMaxBytes = 4000;
+  pollfd out = {.fd = STDERR_FILENO, .events = POLLOUT, .revents = 0};
+  if (poll(&out, 1, 0) != 1 || (out.revents & POLLOUT) == 0) {
+    ++num_dropped;
+    return;
+  }
+  std::string text;
+  if (const int64_t lost = num_dropped.exchange(0); lost > 0) {
+    text = fmt::format("({} lines were dropped while nobody read them)\n", lost);
+  }
+  text += std::string(line.substr(0, kMaxBytes - 100)) + "\n";
+  [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, text.data(), text.size());
 }
 
 bool is_interactive() {

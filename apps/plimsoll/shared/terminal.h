@@ -11,6 +11,10 @@ void print(std::string_view result);      // stdout
 void print_now(std::string_view result);  // stdout, without waiting for a line's end
 void talk(std::string_view line);         // stderr, with a newline
 
+// As talk, of a server that must not wait for whoever reads its log: where the reader has stalled,
+// lines are dropped, and their number is told when it reads again. From any thread.
+void log_line(std::string_view line);
+
 // True where a line that is redrawn helps: stderr is a terminal, neither NO_COLOR nor TERM=dumb.
 bool is_interactive();
 
