@@ -106,7 +106,7 @@ bool Server::authorized(const HttpRequest& request, bool admin) const {
   if (key.empty()) return true;
   constexpr std::string_view kScheme = "bearer ";  // in any case, RFC 9110, section 11.1
   const std::string_view given = request.header("authorization");
-  if (!boost::beast::iequals(given.substr(0, kScheme.size()), kScheme)) return false;
+  if (!boost::beast::iequals(std::string(given.substr(0, kScheme.size())), "bearer ")) return false;
   return same_secret(given.substr(kScheme.size()), key);
 }
 
