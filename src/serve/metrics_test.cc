@@ -57,7 +57,7 @@ std::string unit_of(const std::string& name) {
       {"steps", "steps"},       {"rebalances", "rebalances"},
       {"layers", "layers"},     {"experts", "experts"},
       {"overs", "prompts"},     {"ranks", "ranks"},
-      {"restarts", "restarts"}};
+      {"restarts", "restarts"}, {"copies", "copies"}};
   std::istringstream words(name);
   std::string unit = "?";
   for (std::string word; std::getline(words, word, '_');) {
