@@ -307,7 +307,9 @@ void UcxTransport::open(const KvMeeting& meeting) {
   param.cb.send = on_flushed;
   param.user_data = &opened;
   const ucs_status_ptr_t flush = ucp_ep_flush_nbx(opened.endpoint, &param);
-  if (!UCS_PTR_IS_PTR(flush)) opened.flushed = true;
+  if (UCS_PTR_IS_PTR(flush)) return;  // on_flushed comes
+  opened.flushed = true;
+  release_held(opened);  // the peer may have been heard before
 }
 
 void UcxTransport::on_flushed(void* request, ucs_status_t status, void* connection) {
