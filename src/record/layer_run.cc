@@ -69,7 +69,7 @@ void LayerRun::apply_rule_to_batch() {
 }
 
 Status LayerRun::route_batch() {
-  for (Router* router : {&best_, &router_}) {
+  for (LayerRouter* router : {&best_, &router_}) {
     Status done = jit_route(router->tables, counts, active_tokens, router->workspace, router->plan);
     if (!done.ok()) return done;
   }

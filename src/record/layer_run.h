@@ -26,8 +26,8 @@ struct LayerSamples {
 };
 
 // One way to route a layer, with its scratch.
-struct Router {
-  explicit Router(JitTables t) : tables(std::move(t)), workspace(tables), plan(tables) {}
+struct LayerRouter {
+  explicit LayerRouter(JitTables t) : tables(std::move(t)), workspace(tables), plan(tables) {}
 
   JitTables tables;
   JitWorkspace workspace;
@@ -64,8 +64,8 @@ class LayerRun {
   void apply_rule_to_batch();
 
   std::optional<JitRule> rule_;
-  Router router_;  // of the policy in question
-  Router best_;    // exact, the shared experts free where they can be
+  LayerRouter router_;  // of the policy in question
+  LayerRouter best_;    // exact, the shared experts free where they can be
   int32_t num_rule_copies_ = 0;
 };
 
