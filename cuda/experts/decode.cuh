@@ -60,26 +60,28 @@ __device__ inline uint32_t e4m3_to_fp16(uint32_t two) {
   return halves;
 }
 
-// The left operand of one warpgroup's product of 64 rows and 128 inputs, one thread's registers:
-// four products of 32 inputs in e4m3, eight of 16 in fp16.
+// The left operand of one warpgroup's product of 64 rows with a part of a block's inputs, one
+// thread's registers: 128 inputs in e4m3, 64 in fp16.
 template <Activation kActivation>
 struct Fragments {
-  static constexpr int kCount = kActivation == Activation::kE4m3 ? 4 : 8;
-  uint32_t a[kCount][4];
+  static constexpr int kParts = kActivation == Activation::kE4m3 ? 1 : 2;
+  uint32_t a[4][4];
 };
 
 template <Activation kActivation>
-__device__ void decode_fp4(const uint8_t* product, Fragments<kActivation>& to) {
+__device__ void decode_fp4(const uint8_t* product, int part, Fragments<kActivation>& to) {
+  constexpr int kPairs = 2 / Fragments<kActivation>::kParts;
   const int thread = threadIdx.x % 128;
   const uint2 below = reinterpret_cast<const uint2*>(product + 4096)[thread / 4];
 #pragma unroll
-  for (int pair = 0; pair < 2; ++pair) {
-    const uint4 words = reinterpret_cast<const uint4*>(product)[pair * 128 + thread];
+  for (int pair = 0; pair < kPairs; ++pair) {
+    const uint4 words = reinterpret_cast<const uint4*>(product)[(part + pair) * 128 + thread];
     const uint32_t word[4] = {words.x, words.y, words.z, words.w};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int group = pair * 2 + i / 2, half = i % 2;
-      const uint32_t c = (half == 0 ? below.x : below.y) >> (8 * group) & 0xFF;
+      const int shift = 8 * (part * 2 + group);
+      const uint32_t c = (half == 0 ? below.x : below.y) >> shift & 0xFF;
       const DecodedBytes bytes = decode_word(word[i], magnitude_table<kActivation>(c));
       if constexpr (kActivation == Activation::kE4m3) {
         to.a[group][half] = bytes.first;
@@ -95,10 +97,12 @@ __device__ void decode_fp4(const uint8_t* product, Fragments<kActivation>& to) {
 }
 
 template <Activation kActivation>
-__device__ void decode_fp8(const uint8_t* product, Fragments<kActivation>& to) {
+__device__ void decode_fp8(const uint8_t* product, int part, Fragments<kActivation>& to) {
+  constexpr int kGroups = 4 / Fragments<kActivation>::kParts;
 #pragma unroll
-  for (int group = 0; group < 4; ++group) {
-    const uint4 words = reinterpret_cast<const uint4*>(product)[group * 128 + threadIdx.x % 128];
+  for (int group = 0; group < kGroups; ++group) {
+    const uint4 words =
+        reinterpret_cast<const uint4*>(product)[(part * kGroups + group) * 128 + threadIdx.x % 128];
     const uint32_t word[4] = {words.x, words.y, words.z, words.w};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {

@@ -271,6 +271,39 @@ void check_results(const Sizes& s, const Layer& layer, Activation activation, in
       activation == Activation::kFp16 ? "bf16" : "e4m3", num_tokens, worst, num_bad, num_differ);
 }
 
+// All rows on one expert, other choices elsewhere: each row's bits are those of the row alone, and
+// no other result is written. Then a batch that the buffers are too small for: refused, as a whole.
+void check_edges(const Sizes& s, const Layer& layer, Activation activation, int num_tokens) {
+  Tokens t = draw(s, num_tokens, 5);
+  for (size_t i = 0; i < t.slots.size(); ++i) t.slots[i] = i % s.top_k == 1 ? 3 : -1;
+  Tokens alone;
+  alone.x.assign(t.x.end() - s.hidden, t.x.end());
+  alone.slots.assign(t.slots.end() - s.top_k, t.slots.end());
+  alone.weights.assign(t.weights.end() - s.top_k, t.weights.end());
+  Batch all(s, layer.format, t, activation), one(s, layer.format, alone, activation);
+  for (Batch* batch : {&all, &one}) {
+    check(group_rows(batch->tokens, batch->buffers, nullptr), "group_rows");
+    batch->gemms(s, layer, nullptr);
+  }
+  check(cudaDeviceSynchronize(), "products");
+  const auto y = from_device(all.y, t.slots.size() * s.hidden);
+  const auto z = from_device(one.y, alone.slots.size() * s.hidden);
+  size_t num_wrong = 0, num_differ = 0;
+  for (size_t i = 0; i < y.size(); ++i) {
+    num_wrong += std::isfinite(y[i]) != (t.slots[i / s.hidden] >= 0);
+  }
+  for (size_t i = 0; i < z.size(); ++i) {
+    num_differ += std::memcmp(&z[i], &y[y.size() - z.size() + i], 4) != 0;
+  }
+  RoutedTokens more = all.tokens;
+  more.tokens += 1;
+  const bool refused = group_rows(more, all.buffers, nullptr) == cudaErrorInvalidValue;
+  std::printf(
+      "  one expert, %d rows: wrongly written or not %zu, bits that differ alone %zu; a token too "
+      "many is %s\n",
+      num_tokens, num_wrong, num_differ, refused ? "refused" : "NOT REFUSED");
+}
+
 // The median of `repeats` in us.
 template <typename Run>
 double median_us(Run run, int repeats = 15) {
@@ -314,7 +347,8 @@ void time_batch(const Sizes& s, const Layer& layer, Activation activation, int n
 
 }  // namespace
 
-int main() {
+// --check: only the checks at small sizes, for compute-sanitizer.
+int main(int argc, char** argv) {
   const Sizes sizes;
   {
     // Sizes that no tile divides; few experts, as FP8 is checked for its results only.
@@ -323,9 +357,11 @@ int main() {
       const Layer layer(odd, format, 7);
       for (const Activation activation : {Activation::kFp16, Activation::kE4m3}) {
         for (int tokens : {1, 9, 100, 777}) check_results(odd, layer, activation, tokens);
+        for (int tokens : {130, 1000}) check_edges(odd, layer, activation, tokens);
       }
     }
   }
+  if (argc > 1 && std::strcmp(argv[1], "--check") == 0) return 0;
   const Layer layer(sizes, WeightFormat::kFp4, 4);
   std::printf("an expert of DeepSeek-V4-Flash: %.2f MB\n", layer.bytes_per_expert * 1e-6);
   for (const Activation activation : {Activation::kFp16, Activation::kE4m3}) {

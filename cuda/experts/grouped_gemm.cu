@@ -76,6 +76,8 @@ __global__ void __launch_bounds__(kThreads, 1) grouped_kernel(const GemmArgs arg
         PLIMSOLL_TILE(32);
       } else if (rows.rows <= 64) {
         PLIMSOLL_TILE(64);
+      } else if (rows.rows <= 96) {
+        PLIMSOLL_TILE(96);
       } else {
         PLIMSOLL_TILE(128);
       }

@@ -106,33 +106,35 @@ __device__ void load_tile(const GemmArgs& args,
 template <int kTokens>
 using Sums = float[2][kTokens / 2];
 
+// Steps of a block: both products of a warpgroup, each with all parts of the inputs.
 template <Activation kActivation, WeightFormat kFormat>
-__device__ void decode(const uint8_t* stage, int product, Fragments<kActivation>& to) {
+__device__ void decode(const uint8_t* stage, int step, Fragments<kActivation>& to) {
+  constexpr int kParts = Fragments<kActivation>::kParts;
   const uint8_t* weights = stage + Stage<kActivation, kFormat>::kWeightsAt;
-  const int at = threadIdx.x / 128 * 2 + product;
+  const int product = threadIdx.x / 128 * 2 + step / kParts;
   if constexpr (kFormat == WeightFormat::kFp4) {
-    decode_fp4(weights + at * 4352, to);
+    decode_fp4(weights + product * 4352, step % kParts, to);
   } else {
-    decode_fp8(weights + at * 8192, to);
+    decode_fp8(weights + product * 8192, step % kParts, to);
   }
 }
 
 template <Activation kActivation, WeightFormat kFormat, int kTokens>
 __device__ void multiply(const uint8_t* stage,
+                         int part,
                          const Fragments<kActivation>& a,
                          float (&d)[kTokens / 2],
                          bool accumulate) {
-  using S = Stage<kActivation, kFormat>;
-  const uint64_t b = ptx::smem_descriptor(stage);
+  const uint64_t b =
+      ptx::smem_descriptor(stage) + part * (Stage<kActivation, kFormat>::kChunkBytes / 16);
   ptx::wgmma_hold(d);
   ptx::wgmma_begin();
 #pragma unroll
-  for (int i = 0; i < Fragments<kActivation>::kCount; ++i) {
-    const uint64_t at = b + i / 4 * (S::kChunkBytes / 16) + i % 4 * 2;
+  for (int i = 0; i < 4; ++i) {
     if constexpr (kActivation == Activation::kE4m3) {
-      ptx::wgmma_e4m3(d, a.a[i], at, accumulate || i > 0);
+      ptx::wgmma_e4m3(d, a.a[i], b + i * 2, accumulate || i > 0);
     } else {
-      ptx::wgmma_fp16(d, a.a[i], at, accumulate || i > 0);
+      ptx::wgmma_fp16(d, a.a[i], b + i * 2, accumulate || i > 0);
     }
   }
   ptx::wgmma_commit();
@@ -172,8 +174,8 @@ __device__ void release(Barrier& barriers, int stage) {
   if (threadIdx.x % 32 == 0) barriers.empty[stage].arrive();
 }
 
-// All inputs of one tile. A product's fragments are decoded while the tensor core works on the one
-// before it.
+// All inputs of one tile. A step's fragments are decoded while the tensor core works on the step
+// before.
 template <Activation kActivation, WeightFormat kFormat, int kTokens, typename Barrier>
 __device__ void multiply_tile(int blocks,
                               const uint8_t* stages,
@@ -184,6 +186,7 @@ __device__ void multiply_tile(int blocks,
   constexpr bool kChained = S::kScaledInputs || kFormat == WeightFormat::kFp8;
   // Two chains at a time where the registers allow it.
   constexpr int kChains = !kChained ? 0 : kTokens <= 64 ? 2 : 1;
+  constexpr int kParts = Fragments<kActivation>::kParts, kSteps = 2 * kParts;
   float chains[kChains == 0 ? 1 : kChains][kChains == 0 ? 1 : kTokens / 2];
   Fragments<kActivation> a[2];
 #pragma unroll
@@ -191,46 +194,45 @@ __device__ void multiply_tile(int blocks,
 
   barriers.full[turn.stage].wait(turn.parity);
   decode<kActivation, kFormat>(stages + turn.stage * S::kBytes, 0, a[0]);
-  int before = turn.stage;
   for (int block = 0; block < blocks; ++block) {
-    const uint8_t* stage = stages + turn.stage * S::kBytes;
     const int current = turn.stage;
-    if constexpr (kChained) {
-      multiply<kActivation, kFormat, kTokens>(stage, a[0], chains[0], false);
-    } else {
-      multiply<kActivation, kFormat, kTokens>(stage, a[0], sums[0], true);
-      ptx::wgmma_wait<1>();
-      if (block > 0) release(barriers, before);
+    const uint8_t* stage = stages + current * S::kBytes;
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+      const int product = step / kParts, part = step % kParts;
+      if constexpr (kChained) {
+        multiply<kActivation, kFormat, kTokens>(stage, part, a[step % 2],
+                                                chains[kChains == 2 ? product : 0], part > 0);
+      } else {
+        multiply<kActivation, kFormat, kTokens>(stage, part, a[step % 2], sums[product], true);
+      }
+      // Until the step before is done, where it may not be: then its fragments' registers are free.
+      if constexpr (kChains != 1 || kParts > 1) {
+        if (step > 0) ptx::wgmma_wait<1>();
+      }
+      if constexpr (kChains == 2) {
+        if (step == kParts) add_chain<kActivation, kFormat, kTokens>(stage, chains[0], sums[0]);
+      }
+      if (step + 1 < kSteps) {
+        decode<kActivation, kFormat>(stage, step + 1, a[(step + 1) % 2]);
+      } else {
+        turn.advance();
+        if (block + 1 < blocks) {
+          barriers.full[turn.stage].wait(turn.parity);
+          decode<kActivation, kFormat>(stages + turn.stage * S::kBytes, 0, a[0]);
+        }
+      }
+      if constexpr (kChained) {
+        if (part == kParts - 1 && (kChains == 1 || product == 1)) {
+          ptx::wgmma_wait<0>();
+          add_chain<kActivation, kFormat, kTokens>(stage, chains[kChains == 2 ? product : 0],
+                                                   sums[product]);
+        }
+      }
     }
-    decode<kActivation, kFormat>(stage, 1, a[1]);
-    if constexpr (kChains == 1) {
-      ptx::wgmma_wait<0>();
-      add_chain<kActivation, kFormat, kTokens>(stage, chains[0], sums[0]);
-    }
-    if constexpr (kChained) {
-      multiply<kActivation, kFormat, kTokens>(stage, a[1], chains[kChains - 1], false);
-    } else {
-      multiply<kActivation, kFormat, kTokens>(stage, a[1], sums[1], true);
-    }
-    if constexpr (kChains != 1) ptx::wgmma_wait<1>();
-    if constexpr (kChains == 2) {
-      add_chain<kActivation, kFormat, kTokens>(stage, chains[0], sums[0]);
-    }
-    turn.advance();
-    if (block + 1 < blocks) {
-      barriers.full[turn.stage].wait(turn.parity);
-      decode<kActivation, kFormat>(stages + turn.stage * S::kBytes, 0, a[0]);
-    }
-    if constexpr (kChained) {
-      ptx::wgmma_wait<0>();
-      add_chain<kActivation, kFormat, kTokens>(stage, chains[kChains - 1], sums[1]);
-      release(barriers, current);
-    }
-    before = current;
-  }
-  if constexpr (!kChained) {
-    ptx::wgmma_wait<0>();
-    release(barriers, before);
+    // Nothing may be in flight where the loop turns: the compiler would serialise every product.
+    if constexpr (!kChained) ptx::wgmma_wait<0>();
+    release(barriers, current);
   }
   ptx::wgmma_hold(sums[0]);
   ptx::wgmma_hold(sums[1]);

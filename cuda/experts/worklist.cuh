@@ -13,13 +13,11 @@ constexpr int tile_tokens(int rows) {
   const int tiles = tiles_of(rows);
   return tiles == 0 ? 0 : ((rows + tiles - 1) / tiles + 7) / 8 * 8;
 }
-// How large a tile's product is: 0 for 128 tokens to 4 for 8. Large ones come first in the list, so
-// that the blocks that end last end alike.
-constexpr int kNumClasses = 5;
+// How large a tile's product is: 0 for 128 tokens, then 96, 64, 32, 16 and 8. Large ones come first
+// in the list, so that the blocks that end last end alike.
+constexpr int kNumClasses = 6;
 constexpr int class_of(int rows) {
-  int size = 0;
-  while (size < kNumClasses - 1 && rows <= kMaxTileTokens >> (size + 1)) ++size;
-  return size;
+  return (rows <= 96) + (rows <= 64) + (rows <= 32) + (rows <= 16) + (rows <= 8);
 }
 
 // Sum of `value` over the block's threads before this one; `total` over all. 1,024 threads.

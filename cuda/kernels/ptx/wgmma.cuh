@@ -56,6 +56,7 @@ __device__ void wgmma_hold(float (&d)[kSize]) {
 #define PLIMSOLL_D8 PLIMSOLL_D4 ",%4,%5,%6,%7"
 #define PLIMSOLL_D16 PLIMSOLL_D8 ",%8,%9,%10,%11,%12,%13,%14,%15"
 #define PLIMSOLL_D32 PLIMSOLL_D16 ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
+#define PLIMSOLL_D48 PLIMSOLL_D32 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
 #define PLIMSOLL_D64                                                  \
   PLIMSOLL_D32                                                        \
   ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47," \
@@ -70,6 +71,7 @@ __device__ void wgmma_hold(float (&d)[kSize]) {
 #define PLIMSOLL_F8(i) PLIMSOLL_F4(i), PLIMSOLL_F4(i + 4)
 #define PLIMSOLL_F16(i) PLIMSOLL_F8(i), PLIMSOLL_F8(i + 8)
 #define PLIMSOLL_F32(i) PLIMSOLL_F16(i), PLIMSOLL_F16(i + 16)
+#define PLIMSOLL_F48(i) PLIMSOLL_F32(i), PLIMSOLL_F16(i + 32)
 #define PLIMSOLL_F64(i) PLIMSOLL_F32(i), PLIMSOLL_F32(i + 32)
 #define PLIMSOLL_F128(i) PLIMSOLL_F64(i), PLIMSOLL_F64(i + 64)
 // N, floats of d, then the numbers of the seven operands that follow d.
@@ -124,6 +126,7 @@ PLIMSOLL_WGMMA(8, 4, "4", "5", "6", "7", "8", "9", "10")
 PLIMSOLL_WGMMA(16, 8, "8", "9", "10", "11", "12", "13", "14")
 PLIMSOLL_WGMMA(32, 16, "16", "17", "18", "19", "20", "21", "22")
 PLIMSOLL_WGMMA(64, 32, "32", "33", "34", "35", "36", "37", "38")
+PLIMSOLL_WGMMA(96, 48, "48", "49", "50", "51", "52", "53", "54")
 PLIMSOLL_WGMMA(128, 64, "64", "65", "66", "67", "68", "69", "70")
 PLIMSOLL_WGMMA(256, 128, "128", "129", "130", "131", "132", "133", "134")
 
@@ -132,12 +135,14 @@ PLIMSOLL_WGMMA(256, 128, "128", "129", "130", "131", "132", "133", "134")
 #undef PLIMSOLL_D8
 #undef PLIMSOLL_D16
 #undef PLIMSOLL_D32
+#undef PLIMSOLL_D48
 #undef PLIMSOLL_D64
 #undef PLIMSOLL_D128
 #undef PLIMSOLL_F4
 #undef PLIMSOLL_F8
 #undef PLIMSOLL_F16
 #undef PLIMSOLL_F32
+#undef PLIMSOLL_F48
 #undef PLIMSOLL_F64
 #undef PLIMSOLL_F128
 
