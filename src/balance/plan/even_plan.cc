@@ -143,8 +143,11 @@ class Descent {
     }
   }
 
+  // What an exchange of copies is foretold to do and what it does may differ, so that the search
+  // can go in a circle: it ends after a number of rounds that a descent does not need.
   double run() {
-    for (;;) {
+    const int max_rounds = 64 + 8 * plan_.num_slots();
+    for (int round = 0; round < max_rounds; ++round) {
       fullest_ = static_cast<int>(std::max_element(rank_load_.begin(), rank_load_.end()) -
                                   rank_load_.begin());
       if (rank_load_[fullest_] <= enough_) break;
